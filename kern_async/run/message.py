@@ -1,0 +1,47 @@
+"""Messages: what a run says to its model and hears from it, in no provider's own form."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .media import File, Image
+
+
+def now() -> int:
+    """The time as whole seconds since the epoch, as every `created_at` has it."""
+    return int(time.time())
+
+
+class ToolCall(BaseModel):
+    """A call that the model asks for; `arguments` is the JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(BaseModel):
+    """One turn of a conversation.
+
+    An assistant message may carry `tool_calls`; each is answered by one `tool` message with the same
+    `tool_call_id`. `provider_data` is what a provider wants back verbatim with the next request (reasoning
+    items, for instance); another provider ignores it. Audio and video are not supported.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    images: Sequence[Image] = ()
+    files: Sequence[File] = ()
+    tool_calls: list[ToolCall] = Field(default_factory=list[ToolCall])
+    tool_call_id: str | None = None
+    tool_name: str | None = None
+    tool_call_error: bool = False
+    reasoning_content: str | None = None
+    provider_data: dict[str, Any] | None = None
+    created_at: int = Field(default_factory=now)
