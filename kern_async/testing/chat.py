@@ -51,7 +51,9 @@ class ChatWire(Wire):
     def arguments(self, delta: str) -> bytes:
         self._calls[-1]["function"]["arguments"] += delta
         index = len(self._calls) - 1
-        return self._chunk(f'{{"tool_calls":[{{"index":{index},"function":{{"arguments":{quote(delta)}}}}}]}}')
+        return self._chunk(
+            f'{{"tool_calls":[{{"index":{index},"function":{{"arguments":{quote(delta)}}}}}]}}'
+        )
 
     def malformed(self, data: str) -> bytes:
         return self.begin() + f"data: {data}\n\n".encode()
@@ -64,7 +66,12 @@ class ChatWire(Wire):
             return events + f"data: {dumps(error_body(end.message, code=end.code))}\n\n".encode()
         events += self._chunk("{}", dumps(self._finish_reason(end)))
         if self._with_usage:
-            last: Json = {**self._common, "object": "chat.completion.chunk", "choices": [], "usage": _usage(usage)}
+            last: Json = {
+                **self._common,
+                "object": "chat.completion.chunk",
+                "choices": [],
+                "usage": _usage(usage),
+            }
             events += f"data: {dumps(last)}\n\n".encode()
         return events + b"data: [DONE]\n\n"
 

@@ -19,7 +19,10 @@ def main() -> None:
     if options.forever is not None:
         reply = Forever(options.forever, options.interval or 0.01)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), ProviderServer(host=options.host, port=options.port) as provider:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        ProviderServer(host=options.host, port=options.port) as provider,
+    ):
         provider.default = reply
         sys.stdout.write(f"{provider.base_url}\n")
         sys.stdout.flush()
@@ -33,6 +36,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--text", default="Hello from the test provider.", help="what every answer says")
     parser.add_argument("--repeat", type=int, default=1, help="how often it says it")
     parser.add_argument("--burst", action="store_true", help="send all deltas in as few writes as possible")
-    parser.add_argument("--forever", nargs="?", const="word ", metavar="DELTA", help="say it until the client goes")
+    parser.add_argument(
+        "--forever", nargs="?", const="word ", metavar="DELTA", help="say it until the client goes"
+    )
     parser.add_argument("--interval", type=float, default=0.0, help="seconds between deltas")
     return parser.parse_args()

@@ -43,7 +43,9 @@ class Head:
         first, *lines = data.decode("latin-1").split("\r\n")
         try:
             method, target, version = first.split(" ")
-            headers = {name.strip().lower(): value.strip() for name, value in (x.split(":", 1) for x in lines)}
+            headers = {
+                name.strip().lower(): value.strip() for name, value in (x.split(":", 1) for x in lines)
+            }
             length = int(headers.get("content-length", "0"))
         except ValueError:
             raise BadRequest(400) from None
@@ -72,7 +74,9 @@ class Exchange:
     def start(self, content_type: str, headers: Mapping[str, str]) -> None:
         """Begin a chunked response; its headers go out with the first bytes of its body."""
         self.started = True
-        self._unsent_head = _head(200, {"content-type": content_type, "transfer-encoding": "chunked", **headers})
+        self._unsent_head = _head(
+            200, {"content-type": content_type, "transfer-encoding": "chunked", **headers}
+        )
 
     def send(self, data: bytes) -> None:
         """Send a piece of a chunked body, which may be empty."""

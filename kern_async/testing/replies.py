@@ -224,7 +224,9 @@ def steps_of(reply: Steps) -> tuple[Step, ...]:
             raise TypeError(f"a reply is made of steps such as Text('hello'), not of {step!r}")
         if isinstance(step, Last) and position < len(steps) - 1:
             raise ValueError(f"nothing can follow {step!r} in a reply, but {steps[position + 1]!r} does")
-        if isinstance(step, Status) and any(not isinstance(s, Pause | Gate | Call | Usage) for s in steps[:-1]):
+        if isinstance(step, Status) and any(
+            not isinstance(s, Pause | Gate | Call | Usage) for s in steps[:-1]
+        ):
             raise ValueError(f"{step!r} must come before any content of a reply")
     if steps and isinstance(steps[-1], Last):
         return steps

@@ -19,8 +19,8 @@ class Request:
     """
 
     path: str
-    headers: dict[str, str]
-    body: Json
+    headers: dict[str, str] = field(repr=False)
+    body: Json = field(repr=False)
     response_id: str
     received_at: float
     first_byte_at: float | None = None
