@@ -1,0 +1,95 @@
+"""Sets of tools: toolkits, and the tools of an agent under their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from kern_async.exceptions import ConfigurationError
+
+from .function import Function
+
+
+class Toolkit:
+    """Tools that belong together, usually methods of one object: subclass it and hand over `self.method`s.
+
+    `instructions` tell the model how to use them. `include_tools` keeps only the tools of these names,
+    `exclude_tools` leaves those out.
+
+    Raises:
+        ConfigurationError: two tools have one name, or a tool's parameters cannot be told to a model.
+    """
+
+    def __init__(
+        self,
+        name: str = "toolkit",
+        tools: Sequence[Callable[..., Any]] = (),
+        instructions: str | None = None,
+        include_tools: Sequence[str] | None = None,
+        exclude_tools: Sequence[str] | None = None,
+    ) -> None:
+        self.name = name
+        self.instructions = instructions
+        self._include = None if include_tools is None else frozenset(include_tools)
+        self._exclude = frozenset(exclude_tools or ())
+        self._tools: dict[str, Function] = {}
+        for tool in tools:
+            self.register(tool)
+
+    def register(self, tool: Callable[..., Any]) -> None:
+        """Add one more tool."""
+        _add(self._tools, Function.from_callable(tool))
+
+    @property
+    def functions(self) -> dict[str, Function]:
+        """The tools by name, without those that are left out.
+
+        Raises:
+            ConfigurationError: `include_tools` or `exclude_tools` names a tool that is not there.
+        """
+        wanted = self._tools.keys() if self._include is None else self._include
+        if unknown := (wanted | self._exclude) - self._tools.keys():
+            known = ", ".join(self._tools) or "none"
+            raise ConfigurationError(f"toolkit {self.name!r} has no tool {min(unknown)!r}; it has {known}")
+        return {
+            name: tool for name, tool in self._tools.items() if name in wanted and name not in self._exclude
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, functions={list(self._tools)})"
+
+
+def collect(tools: Iterable[Callable[..., Any] | Toolkit | Mapping[str, Any]]) -> dict[str, Function]:
+    """All tools by name, toolkits opened, in the order given.
+
+    Raises:
+        ConfigurationError: two have one name, one is not callable, or cannot be told to a model.
+    """
+    collected: dict[str, Function] = {}
+    for tool in tools:
+        if isinstance(tool, Mapping):
+            raise ConfigurationError(f"a provider's own tool ({tool!r}) cannot be used here; give a function")
+        for function in (
+            tool.functions.values() if isinstance(tool, Toolkit) else [Function.from_callable(tool)]
+        ):
+            _add(collected, function)
+    return collected
+
+
+def _add(tools: dict[str, Function], function: Function) -> None:
+    if function.lacks_object:
+        raise ConfigurationError(
+            f"{_origin(function)} is a method without its object; give the method of an instance"
+        )
+    if (other := tools.get(function.name)) is not None:
+        raise ConfigurationError(
+            f"two tools are called {function.name!r}: {_origin(other)} and {_origin(function)}; "
+            "give one of them another name with @tool(name=...)"
+        )
+    tools[function.name] = function
+
+
+def _origin(function: Function) -> str:
+    entrypoint = function.entrypoint
+    name = getattr(entrypoint, "__qualname__", None)
+    return f"{entrypoint.__module__}.{name}" if name else repr(entrypoint)
