@@ -212,6 +212,7 @@ class _RichScreen:
 
         self._console = console
         self._speakers = speakers
+        self._tails: dict[_Speaker, tuple[Text, int]] = {}  # newest text, how much of `said` went in
         self._live = Live(
             console=console,
             get_renderable=lambda: self._panels(self._console.height - 1),
@@ -274,26 +275,25 @@ class _RichScreen:
     def _body(self, speaker: _Speaker, width: int, lines: int | None) -> Text:
         from rich.text import Text
 
-        body = Text()
-        for text, is_note in _tail(speaker.said, None if lines is None else lines * width):
-            body.append(f"\n({text})\n" if is_note else text, style="dim" if is_note else "")
-        if not body and not speaker.end:
+        if lines is None:
+            return _written(Text(), speaker.said)
+        tail, count = self._tails.get(speaker) or (Text(), 0)
+        said = speaker.said[count:]
+        wrapped = _written(tail, said).wrap(self._console, width)
+        if len(wrapped) > 3 * lines and len(wrapped[-1]) < width:
+            tail = Text("\n").join(wrapped[-lines:])  # cut between lines: the others must not flow anew
+        self._tails[speaker] = tail, count + len(said)
+        if not wrapped and not speaker.end:
             return Text(
                 "waiting for its members" if speaker.is_team else "waiting for its model", style="dim"
             )
-        if lines is None:
-            return body
-        return Text("\n").join(body.wrap(self._console, width)[-lines:])
+        return Text("\n").join(wrapped[-lines:])
 
 
-def _tail(said: Sequence[tuple[str, bool]], characters: int | None) -> Sequence[tuple[str, bool]]:
-    if characters is None:
-        return said
-    first = len(said)
-    while first and characters > 0:
-        first -= 1
-        characters -= len(said[first][0])
-    return said[first:]
+def _written(text: Text, said: Sequence[tuple[str, bool]]) -> Text:
+    for words, is_note in said:
+        text.append(f"\n({words})\n" if is_note else words, style="dim" if is_note else None)
+    return text
 
 
 def _most_alive(speakers: list[_Speaker], count: int) -> list[_Speaker]:
