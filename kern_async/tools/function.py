@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
@@ -79,7 +80,7 @@ class Function:
         self._own_parameters = bool(self.parameters)
         if not self._own_parameters:
             derived = self._signature.parameters
-            self.parameters = strict_schema(self.name, derived) if self.strict else derived
+            self.parameters = strict_schema(self.name, derived) if self.strict else deepcopy(derived)
         functools.update_wrapper(self, self.entrypoint, updated=())
 
     @classmethod

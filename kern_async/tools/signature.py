@@ -95,7 +95,7 @@ def signature_of(entrypoint: Callable[..., Any], name: str) -> Signature:
 
 def _derive(entrypoint: Callable[..., Any], name: str) -> Signature:
     described = _described(entrypoint)
-    description, documented = read_docstring(inspect.getdoc(described) or "")
+    description, documented = read_docstring(_docstring(entrypoint, described))
     fixed = _fixed_keywords(entrypoint)
     definitions: dict[str, Any] = {}
     fields: dict[str, str] = {}
@@ -158,6 +158,12 @@ def _described(entrypoint: Callable[..., Any]) -> Callable[..., Any]:
             entrypoint = method
         else:
             return entrypoint
+
+
+def _docstring(entrypoint: Callable[..., Any], described: Callable[..., Any]) -> str:
+    if described.__doc__ is None and described is type(entrypoint).__call__:
+        return type(entrypoint).__doc__ or ""
+    return described.__doc__ or ""
 
 
 def _fixed_keywords(entrypoint: Callable[..., Any]) -> set[str]:
