@@ -17,7 +17,7 @@ import anyio.lowlevel
 class EventLoop(Protocol):
     """A running event loop, as seen from any thread."""
 
-    def soon(self, callback: Callable[..., object], *args: Any) -> None:
+    def soon(self, callback: Callable[..., object], *args: Any) -> object:
         """Have the loop call `callback(*args)` in its thread, in order, never before this returns.
 
         Safe in any thread, in a signal handler and in a finalizer.
@@ -55,7 +55,9 @@ _tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only we
 class _AsyncioLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.soon = loop.call_soon_threadsafe
+
+    def soon(self, callback: Callable[..., object], *args: Any) -> object:
+        return self._loop.call_soon_threadsafe(callback, *args)
 
     def spawn(
         self,
@@ -85,7 +87,10 @@ class _AsyncioLoop:
 
 class _TrioLoop:
     def __init__(self, token: object) -> None:
-        self.soon = cast(Any, token).run_sync_soon
+        self._token = cast(Any, token)
+
+    def soon(self, callback: Callable[..., object], *args: Any) -> object:
+        return self._token.run_sync_soon(callback, *args)
 
     def spawn(
         self,

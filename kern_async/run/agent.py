@@ -36,117 +36,117 @@ class RunEvent(StrEnum):
     custom_event = "CustomEvent"
 
 
-class BaseRunEvent(base.BaseEvent):
+class BaseRunEvent(base.BaseEvent, frozen=True):
     """The fields of every event of an agent's run."""
 
     agent_id: str
     agent_name: str | None = None
 
 
-class RunStartedEvent(BaseRunEvent, base.Started):
+class RunStartedEvent(BaseRunEvent, base.Started, frozen=True):
     """The run began: the first event of every run."""
 
     event: Literal["RunStarted"] = "RunStarted"
 
 
-class RunContentEvent(base.ContentDelta, BaseRunEvent):
+class RunContentEvent(base.ContentDelta, BaseRunEvent, frozen=True):
     """Text of the answer: `content` is what was added."""
 
     event: Literal["RunContent"] = "RunContent"
 
 
-class RunContentCompletedEvent(BaseRunEvent):
+class RunContentCompletedEvent(BaseRunEvent, frozen=True):
     """The answer's text is complete."""
 
     event: Literal["RunContentCompleted"] = "RunContentCompleted"
 
 
-class RunCompletedEvent(BaseRunEvent, base.Ended):
+class RunCompletedEvent(BaseRunEvent, base.Ended, frozen=True):
     """The run ended as it should."""
 
     event: Literal["RunCompleted"] = "RunCompleted"
     session_state: dict[str, Any] | None = None
 
 
-class RunErrorEvent(BaseRunEvent, base.Ended, base.Failed):
+class RunErrorEvent(BaseRunEvent, base.Ended, base.Failed, frozen=True):
     """The run failed; `content` is the text until then."""
 
     event: Literal["RunError"] = "RunError"
 
 
-class RunCancelledEvent(BaseRunEvent, base.Ended, base.Cancelled):
+class RunCancelledEvent(BaseRunEvent, base.Ended, base.Cancelled, frozen=True):
     """The run was cancelled; `content` is the text until then."""
 
     event: Literal["RunCancelled"] = "RunCancelled"
 
 
-class PreHookStartedEvent(BaseRunEvent, base.HookEvent):
+class PreHookStartedEvent(BaseRunEvent, base.HookEvent, frozen=True):
     """A pre-hook began."""
 
     event: Literal["PreHookStarted"] = "PreHookStarted"
 
 
-class PreHookCompletedEvent(BaseRunEvent, base.HookEvent):
+class PreHookCompletedEvent(BaseRunEvent, base.HookEvent, frozen=True):
     """A pre-hook returned."""
 
     event: Literal["PreHookCompleted"] = "PreHookCompleted"
 
 
-class PostHookStartedEvent(BaseRunEvent, base.HookEvent):
+class PostHookStartedEvent(BaseRunEvent, base.HookEvent, frozen=True):
     """A post-hook began."""
 
     event: Literal["PostHookStarted"] = "PostHookStarted"
 
 
-class PostHookCompletedEvent(BaseRunEvent, base.HookEvent):
+class PostHookCompletedEvent(BaseRunEvent, base.HookEvent, frozen=True):
     """A post-hook returned."""
 
     event: Literal["PostHookCompleted"] = "PostHookCompleted"
 
 
-class ToolCallStartedEvent(BaseRunEvent, base.ToolEvent):
+class ToolCallStartedEvent(BaseRunEvent, base.ToolEvent, frozen=True):
     """A tool call began."""
 
     event: Literal["ToolCallStarted"] = "ToolCallStarted"
 
 
-class ToolCallCompletedEvent(BaseRunEvent, base.ToolEvent):
+class ToolCallCompletedEvent(BaseRunEvent, base.ToolEvent, frozen=True):
     """A tool call returned; `content` is the text that the model is given."""
 
     event: Literal["ToolCallCompleted"] = "ToolCallCompleted"
 
 
-class ToolCallErrorEvent(BaseRunEvent, base.ToolFailed):
+class ToolCallErrorEvent(BaseRunEvent, base.ToolFailed, frozen=True):
     """A tool call failed or was cut."""
 
     event: Literal["ToolCallError"] = "ToolCallError"
 
 
-class ReasoningStartedEvent(BaseRunEvent):
+class ReasoningStartedEvent(BaseRunEvent, frozen=True):
     """The model began to reason aloud."""
 
     event: Literal["ReasoningStarted"] = "ReasoningStarted"
 
 
-class ReasoningContentDeltaEvent(BaseRunEvent, base.ReasoningDelta):
+class ReasoningContentDeltaEvent(BaseRunEvent, base.ReasoningDelta, frozen=True):
     """Text of the model's reasoning."""
 
     event: Literal["ReasoningContentDelta"] = "ReasoningContentDelta"
 
 
-class ReasoningCompletedEvent(BaseRunEvent, base.ReasoningDelta):
+class ReasoningCompletedEvent(BaseRunEvent, base.ReasoningDelta, frozen=True):
     """The reasoning ended; `reasoning_content` is all of it."""
 
     event: Literal["ReasoningCompleted"] = "ReasoningCompleted"
 
 
-class ModelRequestStartedEvent(BaseRunEvent, base.ModelRequested):
+class ModelRequestStartedEvent(BaseRunEvent, base.ModelRequested, frozen=True):
     """A request to the model's provider began."""
 
     event: Literal["ModelRequestStarted"] = "ModelRequestStarted"
 
 
-class ModelRequestCompletedEvent(BaseRunEvent, base.ModelAnswered):
+class ModelRequestCompletedEvent(BaseRunEvent, base.ModelAnswered, frozen=True):
     """A request to the model's provider ended, in whatever way."""
 
     event: Literal["ModelRequestCompleted"] = "ModelRequestCompleted"

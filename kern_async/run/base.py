@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -89,16 +90,30 @@ class RunMetrics(BaseModel):
 class RunInput(BaseModel):
     """What a run was asked. A pre-hook may change `input_content`."""
 
-    input_content: str | list[Message] | dict[str, Any] | Message | SerializeAsAny[BaseModel]
+    input_content: str | Message | list[Message] | dict[str, Any] | SerializeAsAny[BaseModel]
+
+    def messages(self) -> list[Message]:
+        """The input as messages; an object is given to the model as JSON."""
+        content = self.input_content
+        if isinstance(content, Message):
+            return [content]
+        if isinstance(content, list):
+            return list(content)
+        if isinstance(content, BaseModel):
+            content = content.model_dump_json()
+        elif isinstance(content, dict):
+            content = json.dumps(content, default=str, ensure_ascii=False)
+        return [Message(role="user", content=content)]
 
 
-class BaseEvent(BaseModel):
+class BaseEvent(BaseModel, frozen=True):
     """The fields of every event of every run.
 
     `event_index` counts 0, 1, 2, ... in the log of the root run, over all runs of its tree; `created_at` is in
     whole seconds since the epoch.
     """
 
+    event: str
     run_id: str
     parent_run_id: str | None = None
     session_id: str
@@ -115,20 +130,20 @@ class BaseEvent(BaseModel):
         return self.model_dump_json(exclude_none=True)
 
 
-class Started(BaseModel):
+class Started(BaseModel, frozen=True):
     """Fields of `*RunStarted`."""
 
     model: str | None = None
     model_provider: str | None = None
 
 
-class ContentDelta(BaseModel):
+class ContentDelta(BaseModel, frozen=True):
     """Fields of `*RunContent`: `content` is the text that was added."""
 
     content: str = ""
 
 
-class Ended(BaseModel):
+class Ended(BaseModel, frozen=True):
     """Fields of every terminal event. `content` is all the text of the run, None when there is none."""
 
     status: RunStatus
@@ -138,7 +153,7 @@ class Ended(BaseModel):
     store_error: str | None = None
 
 
-class Failed(BaseModel):
+class Failed(BaseModel, frozen=True):
     """Fields of `*RunError`."""
 
     error: str
@@ -146,7 +161,7 @@ class Failed(BaseModel):
     additional_data: dict[str, Any] | None = None
 
 
-class Cancelled(BaseModel):
+class Cancelled(BaseModel, frozen=True):
     """Fields of `*RunCancelled`; the times are seconds since the epoch."""
 
     reason: str | None = None
@@ -163,38 +178,38 @@ class Cancelled(BaseModel):
     error_type: str | None = None
 
 
-class HookEvent(BaseModel):
+class HookEvent(BaseModel, frozen=True):
     """Fields of `*PreHook*` and `*PostHook*`."""
 
     hook_name: str
 
 
-class ToolEvent(BaseModel):
+class ToolEvent(BaseModel, frozen=True):
     """Fields of `*ToolCall*`."""
 
     tool: ToolExecution
 
 
-class ToolFailed(ToolEvent):
+class ToolFailed(ToolEvent, frozen=True):
     """Fields of `*ToolCallError`; `error` is "cancelled" for a call that a cancel cut."""
 
     error: str
 
 
-class ReasoningDelta(BaseModel):
+class ReasoningDelta(BaseModel, frozen=True):
     """Fields of `*ReasoningContentDelta`."""
 
     reasoning_content: str = ""
 
 
-class ModelRequested(BaseModel):
+class ModelRequested(BaseModel, frozen=True):
     """Fields of `*ModelRequestStarted`."""
 
     model: str
     model_provider: str
 
 
-class ModelAnswered(ModelRequested):
+class ModelAnswered(ModelRequested, frozen=True):
     """Fields of `*ModelRequestCompleted`; times are seconds."""
 
     input_tokens: int = 0
@@ -207,7 +222,7 @@ class ModelAnswered(ModelRequested):
     error: str | None = None
 
 
-class CustomEvent(BaseEvent):
+class CustomEvent(BaseEvent, frozen=True):
     """Progress that a tool reported with `ctx.report()`; the same for agents and teams."""
 
     event: Literal["CustomEvent"] = "CustomEvent"

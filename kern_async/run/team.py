@@ -41,20 +41,20 @@ class TeamRunEvent(StrEnum):
     custom_event = "CustomEvent"
 
 
-class BaseTeamRunEvent(base.BaseEvent):
+class BaseTeamRunEvent(base.BaseEvent, frozen=True):
     """The fields of every event of a team's run."""
 
     team_id: str
     team_name: str | None = None
 
 
-class RunStartedEvent(BaseTeamRunEvent, base.Started):
+class RunStartedEvent(BaseTeamRunEvent, base.Started, frozen=True):
     """The run began: the first event of every run."""
 
     event: Literal["TeamRunStarted"] = "TeamRunStarted"
 
 
-class RunContentEvent(base.ContentDelta, BaseTeamRunEvent):
+class RunContentEvent(base.ContentDelta, BaseTeamRunEvent, frozen=True):
     """Text of the answer: `content` is what was added.
 
     In `route` the text is a member's, and `member_run_id` is that member's run.
@@ -64,98 +64,98 @@ class RunContentEvent(base.ContentDelta, BaseTeamRunEvent):
     member_run_id: str | None = None
 
 
-class RunContentCompletedEvent(BaseTeamRunEvent):
+class RunContentCompletedEvent(BaseTeamRunEvent, frozen=True):
     """The answer's text is complete."""
 
     event: Literal["TeamRunContentCompleted"] = "TeamRunContentCompleted"
 
 
-class RunCompletedEvent(BaseTeamRunEvent, base.Ended):
+class RunCompletedEvent(BaseTeamRunEvent, base.Ended, frozen=True):
     """The run ended as it should."""
 
     event: Literal["TeamRunCompleted"] = "TeamRunCompleted"
     session_state: dict[str, Any] | None = None
 
 
-class RunErrorEvent(BaseTeamRunEvent, base.Ended, base.Failed):
+class RunErrorEvent(BaseTeamRunEvent, base.Ended, base.Failed, frozen=True):
     """The run failed; `content` is the text until then."""
 
     event: Literal["TeamRunError"] = "TeamRunError"
 
 
-class RunCancelledEvent(BaseTeamRunEvent, base.Ended, base.Cancelled):
+class RunCancelledEvent(BaseTeamRunEvent, base.Ended, base.Cancelled, frozen=True):
     """The run was cancelled; `content` is the text until then."""
 
     event: Literal["TeamRunCancelled"] = "TeamRunCancelled"
 
 
-class PreHookStartedEvent(BaseTeamRunEvent, base.HookEvent):
+class PreHookStartedEvent(BaseTeamRunEvent, base.HookEvent, frozen=True):
     """A pre-hook began."""
 
     event: Literal["TeamPreHookStarted"] = "TeamPreHookStarted"
 
 
-class PreHookCompletedEvent(BaseTeamRunEvent, base.HookEvent):
+class PreHookCompletedEvent(BaseTeamRunEvent, base.HookEvent, frozen=True):
     """A pre-hook returned."""
 
     event: Literal["TeamPreHookCompleted"] = "TeamPreHookCompleted"
 
 
-class PostHookStartedEvent(BaseTeamRunEvent, base.HookEvent):
+class PostHookStartedEvent(BaseTeamRunEvent, base.HookEvent, frozen=True):
     """A post-hook began."""
 
     event: Literal["TeamPostHookStarted"] = "TeamPostHookStarted"
 
 
-class PostHookCompletedEvent(BaseTeamRunEvent, base.HookEvent):
+class PostHookCompletedEvent(BaseTeamRunEvent, base.HookEvent, frozen=True):
     """A post-hook returned."""
 
     event: Literal["TeamPostHookCompleted"] = "TeamPostHookCompleted"
 
 
-class ToolCallStartedEvent(BaseTeamRunEvent, base.ToolEvent):
+class ToolCallStartedEvent(BaseTeamRunEvent, base.ToolEvent, frozen=True):
     """A tool call began."""
 
     event: Literal["TeamToolCallStarted"] = "TeamToolCallStarted"
 
 
-class ToolCallCompletedEvent(BaseTeamRunEvent, base.ToolEvent):
+class ToolCallCompletedEvent(BaseTeamRunEvent, base.ToolEvent, frozen=True):
     """A tool call returned; `content` is the text that the model is given."""
 
     event: Literal["TeamToolCallCompleted"] = "TeamToolCallCompleted"
 
 
-class ToolCallErrorEvent(BaseTeamRunEvent, base.ToolFailed):
+class ToolCallErrorEvent(BaseTeamRunEvent, base.ToolFailed, frozen=True):
     """A tool call failed or was cut."""
 
     event: Literal["TeamToolCallError"] = "TeamToolCallError"
 
 
-class ReasoningStartedEvent(BaseTeamRunEvent):
+class ReasoningStartedEvent(BaseTeamRunEvent, frozen=True):
     """The model began to reason aloud."""
 
     event: Literal["TeamReasoningStarted"] = "TeamReasoningStarted"
 
 
-class ReasoningContentDeltaEvent(BaseTeamRunEvent, base.ReasoningDelta):
+class ReasoningContentDeltaEvent(BaseTeamRunEvent, base.ReasoningDelta, frozen=True):
     """Text of the model's reasoning."""
 
     event: Literal["TeamReasoningContentDelta"] = "TeamReasoningContentDelta"
 
 
-class ReasoningCompletedEvent(BaseTeamRunEvent, base.ReasoningDelta):
+class ReasoningCompletedEvent(BaseTeamRunEvent, base.ReasoningDelta, frozen=True):
     """The reasoning ended; `reasoning_content` is all of it."""
 
     event: Literal["TeamReasoningCompleted"] = "TeamReasoningCompleted"
 
 
-class ModelRequestStartedEvent(BaseTeamRunEvent, base.ModelRequested):
+class ModelRequestStartedEvent(BaseTeamRunEvent, base.ModelRequested, frozen=True):
     """A request to the model's provider began."""
 
     event: Literal["TeamModelRequestStarted"] = "TeamModelRequestStarted"
 
 
-class ModelRequestCompletedEvent(BaseTeamRunEvent, base.ModelAnswered):
+class ModelRequestCompletedEvent(BaseTeamRunEvent, base.ModelAnswered, frozen=True):
     """A request to the model's provider ended, in whatever way."""
 
     event: Literal["TeamModelRequestCompleted"] = "TeamModelRequestCompleted"
@@ -174,7 +174,7 @@ class TaskState(BaseModel):
     result: str | None = None
 
 
-class TaskIterationStartedEvent(BaseTeamRunEvent):
+class TaskIterationStartedEvent(BaseTeamRunEvent, frozen=True):
     """The leader begins another round over the task list."""
 
     event: Literal["TeamTaskIterationStarted"] = "TeamTaskIterationStarted"
@@ -182,7 +182,7 @@ class TaskIterationStartedEvent(BaseTeamRunEvent):
     max_iterations: int
 
 
-class TaskIterationCompletedEvent(BaseTeamRunEvent):
+class TaskIterationCompletedEvent(BaseTeamRunEvent, frozen=True):
     """A round over the task list ended."""
 
     event: Literal["TeamTaskIterationCompleted"] = "TeamTaskIterationCompleted"
@@ -190,21 +190,21 @@ class TaskIterationCompletedEvent(BaseTeamRunEvent):
     max_iterations: int
 
 
-class TaskStateUpdatedEvent(BaseTeamRunEvent):
+class TaskStateUpdatedEvent(BaseTeamRunEvent, frozen=True):
     """The whole task list, after it changed."""
 
     event: Literal["TeamTaskStateUpdated"] = "TeamTaskStateUpdated"
     tasks: list[TaskState]
 
 
-class TaskCreatedEvent(BaseTeamRunEvent):
+class TaskCreatedEvent(BaseTeamRunEvent, frozen=True):
     """A task was added."""
 
     event: Literal["TeamTaskCreated"] = "TeamTaskCreated"
     task: TaskState
 
 
-class TaskUpdatedEvent(BaseTeamRunEvent):
+class TaskUpdatedEvent(BaseTeamRunEvent, frozen=True):
     """A task changed."""
 
     event: Literal["TeamTaskUpdated"] = "TeamTaskUpdated"

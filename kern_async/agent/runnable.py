@@ -1,0 +1,409 @@
+"""What agents and teams share: their configuration, and the thin entrances to one engine."""
+
+from __future__ import annotations
+
+import copy
+import re
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import InitVar, dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
+
+from pydantic import BaseModel
+
+from kern_async.engine import control, registry
+from kern_async.engine.execute import Body, execute
+from kern_async.engine.loop import body_of
+from kern_async.engine.plan import Hook, Plan
+from kern_async.engine.run import Owner, Run
+from kern_async.engine.stream import RunStream, SyncRunStream
+from kern_async.exceptions import ConfigurationError
+from kern_async.models.base import Model
+from kern_async.run.base import RunInput
+from kern_async.run.context import RunContext
+from kern_async.run.message import Message
+from kern_async.tools import Function, Toolkit
+from kern_async.tools.toolkit import collect
+
+EventT = TypeVar("EventT")
+OutputT = TypeVar("OutputT")
+Input = str | Message | list[Message] | dict[str, Any] | BaseModel
+Schema = type[BaseModel] | dict[str, Any]
+
+
+class RunOptions(TypedDict, total=False):
+    """What `run` and `arun` take besides the input.
+
+    `timeout` is in seconds, for the run and everything below it. `stream_events`: see `Runnable.arun`.
+    """
+
+    stream_events: bool
+    run_id: str | None
+    session_id: str | None
+    user_id: str | None
+    session_state: dict[str, Any] | None
+    dependencies: dict[str, Any] | None
+    metadata: dict[str, Any] | None
+    output_schema: Schema | None
+    background: bool
+    timeout: float | None
+    limits: Any
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """One run's own part of the configuration."""
+
+    model: Model
+    output_schema: Schema | None
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Runnable(Generic[EventT, OutputT]):
+    """The keywords of `Agent` and `Team`, with the reference's names and meanings.
+
+    Args:
+        name: shown in events; the id is made of it.
+        id: default: the name in lower case, spaces and underscores as hyphens; without a name, a random one.
+        model: who answers.
+        role: what it is for, as its team's leader is told.
+        description: the first words of the system message.
+        instructions: one text, or several points. `{key}` stands for a value of the run's `session_state`,
+            `dependencies` or `metadata`.
+        expected_output, additional_context: further parts of the system message.
+        system_message: takes the place of the whole system message.
+        introduction: an assistant message before the input.
+        additional_input: messages before the input.
+        markdown, add_name_to_context, add_datetime_to_context, add_session_state_to_context: what the system
+            message also says.
+        tools: functions, `@tool`s and toolkits.
+        tool_choice: `auto`, `none`, `required`, or a tool's name.
+        tool_call_limit: how many tool calls a run may make; further ones are refused.
+        pre_hooks, post_hooks: called before and after the work; what they raise ends the run.
+        output_schema: a pydantic class or JSON schema; `content` of a completed run is then its object.
+        session_id, user_id, session_state, dependencies, metadata: defaults of its runs.
+        enable_agentic_state: gives the model a tool that changes `session_state`.
+        retries, delay_between_retries, exponential_backoff: how often a run goes on after a failed model
+            request, and the seconds before. What is finished stays finished.
+        timeout: seconds for a run and everything below it; it then ends `cancelled_by=deadline`.
+        cancel_grace: seconds that a cancelled run waits for code that does not end; the root's counts.
+        store_events, events_to_skip: whether the output lists the run's events, and which not.
+        telemetry: accepted, and without meaning: nothing here phones home.
+    """
+
+    _kind: ClassVar[Literal["agent", "team"]]
+
+    name: str | None = None
+    id: str = ""
+    model: Model | None = None
+    role: str | None = None
+    description: str | None = None
+    instructions: str | Sequence[str] | None = None
+    expected_output: str | None = None
+    additional_context: str | None = None
+    system_message: str | None = None
+    introduction: str | None = None
+    additional_input: Sequence[str | Message] = ()
+    markdown: bool = False
+    add_name_to_context: bool = False
+    add_datetime_to_context: bool = False
+    add_session_state_to_context: bool = False
+    tools: Sequence[Callable[..., Any] | Toolkit] = ()
+    tool_choice: str | dict[str, Any] | None = None
+    tool_call_limit: int | None = None
+    tool_hooks: Sequence[Hook] = ()
+    pre_hooks: Sequence[Hook] = ()
+    post_hooks: Sequence[Hook] = ()
+    output_schema: Schema | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    session_state: dict[str, Any] | None = None
+    dependencies: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    enable_agentic_state: bool = False
+    retries: int = 0
+    delay_between_retries: float = 1.0
+    exponential_backoff: bool = False
+    timeout: float | None = None
+    cancel_grace: float = 1.0
+    limits: Any = None
+    db: Any = None
+    checkpoint: str | None = None
+    add_history_to_context: bool = False
+    num_history_runs: int | None = None
+    store_events: bool = False
+    events_to_skip: Sequence[str] = ()
+    telemetry: InitVar[bool] = False
+
+    _functions: dict[str, Function] | None = field(default=None, init=False)
+
+    def __post_init__(self, telemetry: bool) -> None:
+        self.id = self.id or _slug(self.name) or f"{self._kind}-{uuid.uuid4().hex[:8]}"
+        if self.model is not None and not isinstance(cast(Any, self.model), Model):
+            raise ConfigurationError(
+                f"model of {self} is {self.model!r}; give an object such as OpenAIResponses(id='gpt-5.2')"
+            )
+        _check_seconds("timeout", self.timeout)
+        if self.cancel_grace < 0:
+            raise ConfigurationError(f"cancel_grace is {self.cancel_grace!r}; it is a number of seconds >= 0")
+        for later in ("db", "checkpoint", "add_history_to_context", "num_history_runs", "tool_hooks", "limits"):
+            if getattr(self, later):
+                raise NotImplementedError(f"{later}= of {type(self).__name__} is not there yet")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r})"
+
+    # Running.
+
+    @overload
+    def arun(
+        self, input: Input, *, stream: Literal[False] = False, **options: Unpack[RunOptions]
+    ) -> Coroutine[Any, Any, OutputT]: ...
+    @overload
+    def arun(
+        self, input: Input, *, stream: Literal[True], yield_run_output: Literal[False] = False,
+        **options: Unpack[RunOptions],
+    ) -> RunStream[EventT, OutputT]: ...
+    @overload
+    def arun(
+        self, input: Input, *, stream: Literal[True], yield_run_output: bool, **options: Unpack[RunOptions]
+    ) -> RunStream[EventT | OutputT, OutputT]: ...
+    def arun(
+        self, input: Input, *, stream: bool = False, yield_run_output: bool = False, **options: Unpack[RunOptions]
+    ) -> Coroutine[Any, Any, OutputT] | RunStream[Any, OutputT]:
+        """Run on `input`: a coroutine that gives the output, or with `stream=True` a stream of events.
+
+        The coroutine runs in the task that awaits it, so that task's timeouts and task groups apply. The stream
+        starts at its first `__anext__` or `__aenter__`, has the run's id at once, and its run lives in a task of
+        its own; use it as `async with x.arun(..., stream=True) as events`. `stream_events=True` delivers every
+        event, otherwise those that start, say something or end. `yield_run_output=True` delivers the output
+        after the terminal event.
+
+        A failure is an output with status ERROR. `cancel_run` gives an output with status CANCELLED. A cancel
+        from outside stores the same end and goes on as itself.
+
+        Raises:
+            ConfigurationError: the input or an option is wrong (at the call).
+            RunIdInUse: a live run has the run id (at the call when streamed, else at the await).
+        """
+        run, body, stream_events = self._prepare(input, **options)
+        if stream:
+            return RunStream(run, body, stream_events=stream_events, yield_run_output=yield_run_output)
+        return self._drive(run, body)
+
+    @overload
+    def run(
+        self, input: Input, *, stream: Literal[False] = False, **options: Unpack[RunOptions]
+    ) -> OutputT: ...
+    @overload
+    def run(
+        self, input: Input, *, stream: Literal[True], yield_run_output: Literal[False] = False,
+        **options: Unpack[RunOptions],
+    ) -> SyncRunStream[EventT, OutputT]: ...
+    @overload
+    def run(
+        self, input: Input, *, stream: Literal[True], yield_run_output: bool, **options: Unpack[RunOptions]
+    ) -> SyncRunStream[EventT | OutputT, OutputT]: ...
+    def run(
+        self, input: Input, *, stream: bool = False, yield_run_output: bool = False, **options: Unpack[RunOptions]
+    ) -> OutputT | SyncRunStream[Any, OutputT]:
+        """`arun` for code without an event loop, from any thread: gives the output, or an iterator of events.
+
+        The run lives on a background loop of the process. Inside a running event loop (a notebook) it blocks
+        that loop. Ctrl-C while waiting ends the run and goes on as KeyboardInterrupt.
+
+        Raises:
+            ConfigurationError: the input or an option is wrong.
+            RunIdInUse: a live run has the run id.
+            RuntimeError: called on the background loop itself, or while the interpreter exits.
+        """
+        run, body, stream_events = self._prepare(input, **options)
+        reader: SyncRunStream[Any, OutputT] = SyncRunStream(
+            run, body, stream_events=stream_events, yield_run_output=yield_run_output
+        )
+        return reader if stream else reader.wait()
+
+    async def _drive(self, run: Run, body: Body) -> OutputT:
+        registry.register(run)
+        await execute(run, body, outside="caller")
+        await run.wait_ended()  # it may be another thread's cancel that settles it, before its start
+        return cast(OutputT, run.output)
+
+    def _prepare(
+        self,
+        input: Input,  # noqa: A002 - the reference's name
+        *,
+        stream_events: bool = False,
+        run_id: str | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        session_state: dict[str, Any] | None = None,
+        dependencies: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+        output_schema: Schema | None = None,
+        background: bool = False,
+        timeout: float | None = None,
+        limits: Any = None,
+    ) -> tuple[Run, Body, bool]:
+        if background:
+            raise NotImplementedError("background=True is not there yet")
+        if limits is not None:
+            raise NotImplementedError("limits= is not there yet")
+        if run_id is not None and not (isinstance(cast(Any, run_id), str) and run_id):
+            raise ConfigurationError(f"run_id is {run_id!r}; it is a text that is not empty")
+        _check_seconds("timeout", timeout)
+        model = self._find_model()
+        if model is None:
+            raise ConfigurationError(
+                f"{self} has no model; give one, such as {type(self).__name__}(model=OpenAIResponses(id='gpt-5.2'))"
+            )
+        run, body = self._create(
+            input,
+            model=model,
+            run_id=run_id,
+            session_id=session_id or self.session_id or uuid.uuid4().hex,
+            user_id=user_id or self.user_id,
+            session_state={**copy.deepcopy(self.session_state or {}), **copy.deepcopy(session_state or {})},
+            dependencies={**(self.dependencies or {}), **(dependencies or {})},
+            metadata={**(self.metadata or {}), **(metadata or {})},
+            output_schema=output_schema or self.output_schema,
+            timeout=timeout if timeout is not None else self.timeout,
+        )
+        return run, body, stream_events
+
+    def _create(
+        self,
+        input: Input,  # noqa: A002
+        *,
+        model: Model,
+        session_id: str,
+        user_id: str | None,
+        session_state: dict[str, Any],
+        dependencies: dict[str, Any],
+        metadata: dict[str, Any],
+        output_schema: Schema | None,
+        timeout: float | None,
+        run_id: str | None = None,
+        parent: Run | None = None,
+        speaks_for: Run | None = None,
+    ) -> tuple[Run, Body]:
+        """A run of this agent or team, and what it is to do; `parent` makes it a member's."""
+        run_id = run_id or uuid.uuid4().hex
+        run = Run(
+            owner=Owner(self._kind, self.id, self.name),
+            id=run_id,
+            session_id=session_id,
+            user_id=user_id,
+            input=_checked_input(input),
+            context=RunContext(
+                run_id=run_id,
+                session_id=session_id,
+                user_id=user_id,
+                session_state=session_state,
+                dependencies=dependencies,
+                metadata=metadata,
+            ),
+            cancel_grace=self.cancel_grace,
+            timeout=timeout,
+            parent=parent,
+            model=model.id,
+            model_provider=model.provider,
+            speaks_for=speaks_for,
+            store_events=self.store_events,
+            events_to_skip=frozenset(map(str, self.events_to_skip)),
+        )
+        request = Request(model=model, output_schema=output_schema)
+        return run, body_of(partial(self._plan, request=request))
+
+    def _find_model(self) -> Model | None:
+        return self.model
+
+    def _plan(self, run: Run, request: Request) -> Plan:
+        """What the run is to do, as far as agents and teams agree."""
+        raise NotImplementedError
+
+    def _plan_fields(self, request: Request) -> dict[str, Any]:
+        """The fields of a plan that are the same for agents and teams."""
+        return {
+            "owner": self,
+            "model": request.model,
+            "output_schema": request.output_schema,
+            "tool_choice": self.tool_choice,
+            "tool_call_limit": self.tool_call_limit,
+            "pre_hooks": self.pre_hooks,
+            "post_hooks": self.post_hooks,
+            "retries": self.retries,
+            "delay_between_retries": self.delay_between_retries,
+            "exponential_backoff": self.exponential_backoff,
+        }
+
+    def _own_tools(self) -> dict[str, Function]:
+        if self._functions is None:
+            tools = [*self.tools, update_session_state] if self.enable_agentic_state else self.tools
+            self._functions = collect(tools)
+        return dict(self._functions)
+
+    # Controlling.
+
+    cancel_run = staticmethod(registry.cancel_run)
+    acancel_run = staticmethod(registry.acancel_run)
+    cancel_tool_call = staticmethod(control.cancel_tool_call)
+    acancel_tool_call = staticmethod(control.acancel_tool_call)
+    send_message = staticmethod(control.send_message)
+    asend_message = staticmethod(control.asend_message)
+    continue_run = staticmethod(control.continue_run)
+    acontinue_run = staticmethod(control.acontinue_run)
+
+    # Showing.
+
+    def print_response(self, input: Input, *, stream: bool = True, **options: Unpack[RunOptions]) -> None:
+        """Run and show it in the terminal, live unless `stream=False`; members apart.
+
+        Ctrl-C ends the run, shows what was kept, and goes on as KeyboardInterrupt.
+        """
+        from .printing import RunView
+
+        events = self.run(input, stream=True, **options)
+        with RunView(live=stream) as view, events:
+            for event in events:
+                view.show(cast(Any, event))
+
+    async def aprint_response(self, input: Input, *, stream: bool = True, **options: Unpack[RunOptions]) -> None:
+        """Like `print_response`, in async code. A cancel ends the run, shows what was kept, and goes on."""
+        from .printing import RunView
+
+        events = self.arun(input, stream=True, **options)
+        with RunView(live=stream) as view:
+            async with events:
+                async for event in events:
+                    view.show(cast(Any, event))
+
+
+def _slug(name: str | None) -> str:
+    return re.sub(r"[ _]", "-", name.lower()) if name else ""
+
+
+def _check_seconds(what: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ConfigurationError(f"{what} is {value!r}; it is a number of seconds above 0, or None")
+
+
+def _checked_input(value: Any) -> RunInput:
+    listed = isinstance(value, list) and all(isinstance(item, Message) for item in cast("list[Any]", value))
+    if not (listed or isinstance(value, (str, Message, dict, BaseModel))):
+        raise ConfigurationError(
+            f"the input is {value!r}; it is a str, a Message, a list of Messages, a dict or a pydantic object"
+        )
+    return RunInput.model_construct(input_content=value)
+
+
+def update_session_state(session_state_updates: dict[str, Any], context: RunContext) -> str:
+    """Change the session state.
+
+    Args:
+        session_state_updates: The keys to set, with their new values.
+    """
+    context.session_state.update(session_state_updates)
+    return f"Session state is now {context.session_state}."
+

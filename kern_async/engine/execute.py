@@ -1,0 +1,60 @@
+"""The one executor: the only place that opens a run's cancel scope and that publishes its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import anyio
+
+from kern_async.backend import current_loop
+from kern_async.run.base import CancelledBy, RunStatus
+
+from .observe import log
+from .run import Run, current_run
+
+Body = Callable[[Run], Awaitable[None]]
+
+
+async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
+    """Run `body` to the run's one terminal event.
+
+    Returns normally whatever the run's own end was: completed, failed, cancelled by `cancel_run`, or timed out.
+    A cancel from outside (of the calling task, or of a scope round it) ends the run as `cancelled_by=outside`
+    and goes on as itself when the terminal event is in the log.
+    """
+    if not run.begin():
+        return  # cancelled while it was pending, and settled by who did it
+    run.enclosing = current_run.get()
+    token = current_run.set(run)
+    try:
+        deadline = math.inf if run.timeout is None else anyio.current_time() + run.timeout
+        with anyio.CancelScope(deadline=deadline) as scope:
+            run.bind(scope, current_loop())
+            run.emit("RunStarted", model=run.model, model_provider=run.model_provider)
+            log("info", "run.started", **run.names())
+            if not run.cancelling:
+                run.executing = True
+                await body(run)
+        if scope.cancelled_caught:
+            run.claim(RunStatus.cancelled, "deadline", f"timeout of {run.timeout:g} s" if run.timeout else None)
+        else:
+            run.claim(RunStatus.completed)
+    except Exception as exc:  # noqa: BLE001 - failures of a run are data; cancellation is no Exception on any backend
+        run.error = _cause(exc)
+        run.claim(RunStatus.error)
+    except BaseException:
+        run.claim(RunStatus.cancelled, outside)
+        raise
+    finally:
+        with suppress(ValueError):  # closed by the garbage collector, in another context
+            current_run.reset(token)
+        run.finish()
+
+
+def _cause(exc: Exception) -> Exception:
+    """The failure itself, out of the groups that task groups wrap it in."""
+    while isinstance(exc, ExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc

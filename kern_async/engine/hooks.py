@@ -1,0 +1,51 @@
+"""Hooks before and after a run's work, called with what they declare."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+from kern_async.run.base import Work
+
+from .calls import call_async, call_sync
+from .plan import Hook, Plan
+from .run import Run
+
+
+async def run_hooks(run: Run, plan: Plan, hooks: Sequence[Hook], when: Literal["Pre", "Post"], **given: Any) -> None:
+    """Call the hooks one after another; a sync one in a thread, and a cancel interrupts either.
+
+    A hook gets those of `run_input | run_output, run_context, agent | team, session, user_id, metadata` that
+    its signature names. What it raises ends the run.
+    """
+    given |= {
+        "run_context": run.context,
+        run.owner.kind: plan.owner,
+        "session": None,
+        "user_id": run.user_id,
+        "metadata": run.context.metadata,
+    }
+    for hook in hooks:
+        await run.checkpoint()
+        name = getattr(hook, "__name__", type(hook).__name__)
+        work = Work(kind="hook", name=name, run_id=run.id)
+        call: Callable[[], Any] = partial(hook, **_declared(hook, given))
+        run.emit(f"{when}HookStarted", hook_name=name)
+        if _is_async(hook):
+            await call_async(run, work, call)
+        else:
+            await call_sync(run, work, call)
+        run.emit(f"{when}HookCompleted", hook_name=name)
+
+
+def _is_async(hook: Hook) -> bool:
+    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None))
+
+
+def _declared(hook: Hook, given: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(hook).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return given
+    return {name: value for name, value in given.items() if name in parameters}

@@ -1,0 +1,147 @@
+"""Where a run's task lives when no caller's task does: on the caller's loop, or on the background loop.
+
+The background loop serves `run()`, in one daemon thread for the process, started at its first use. At the
+interpreter's exit its live runs are cancelled and waited for, so that a run whose reader left is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import os
+import threading
+import time
+from contextlib import suppress
+
+import anyio
+
+from kern_async.backend import EventLoop, current_loop
+
+from . import registry
+from .execute import Body, execute
+from .run import Run
+
+SETTLE_MARGIN = 3.0
+"""Seconds beyond a run's `cancel_grace` that a reader waits for its end: the store's timeout and a little."""
+
+_EXIT_PATIENCE = 0.5
+"""Seconds that the interpreter's exit waits for the loop's own clean-up, once all runs have settled."""
+
+
+def start_here(run: Run, body: Body) -> None:
+    """Start `run` in a task of its own on the calling task's event loop."""
+    _spawn(current_loop(), run, body, contextvars.copy_context())
+
+
+def _spawn(loop: EventLoop, run: Run, body: Body, context: contextvars.Context) -> None:
+    async def main() -> None:
+        # Nobody holds this task, so only the loop itself can cancel it, when it shuts down.
+        await execute(run, body, outside="shutdown")
+
+    loop.spawn(main, name=f"kern-run {run.id}", on_lost=run.lose, context=context)
+
+
+async def wait_settled(run: Run) -> None:
+    """Wait for a cancelled run's end under a shield, no longer than it may take."""
+    with anyio.move_on_after(run.root.cancel_grace + SETTLE_MARGIN, shield=True):
+        await run.wait_ended()
+
+
+def wait_in_thread(run: Run, timeout: float | None = None) -> None:
+    """Wait for a run's end in a thread without a loop; `timeout` in seconds."""
+    until = None if timeout is None else time.monotonic() + timeout
+    while run.output is None:
+        left = None if until is None else until - time.monotonic()
+        if left is not None and left <= 0:
+            return
+        run.log.changed.wait_in_thread(lambda: run.output is not None, left)
+
+
+class BackgroundLoop:
+    """The event loop of the sync facade."""
+
+    def __init__(self) -> None:
+        self._starter: dict[str, object] = {}
+        self._ready = threading.Event()
+        self._stop: asyncio.Event | None = None
+        self._loop: EventLoop | None = None
+        self._runs: set[Run] = set()
+        self._thread = threading.Thread(target=self._main, name="kern-loop", daemon=True)
+
+    def start(self, run: Run, body: Body) -> None:
+        """Start `run` on this loop, in a copy of the calling thread's context; does not wait for it.
+
+        Raises:
+            RuntimeError: the interpreter is exiting.
+        """
+        me = object()
+        if self._starter.setdefault("thread", me) is me:
+            self._thread.start()
+            atexit.register(self.close)
+        self._ready.wait()
+        if self._loop is None:
+            raise RuntimeError("kern_async's background loop has stopped: the interpreter is exiting")
+
+        async def tracked(run: Run) -> None:
+            self._runs.add(run)
+            try:
+                await body(run)
+            finally:
+                self._runs.discard(run)
+
+        self._loop.soon(_spawn, self._loop, run, tracked, contextvars.copy_context())
+
+    def check_foreign(self) -> None:
+        """Refuse to block the very loop that would have to do the work.
+
+        Raises:
+            RuntimeError: the caller is on the background loop.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "run() was called on kern_async's own background loop, where it would wait for itself for ever; "
+                "in async code call `await x.arun(...)` instead, or make the tool a plain `def`"
+            )
+
+    def _main(self) -> None:
+        async def serve() -> None:
+            self._stop = asyncio.Event()
+            self._loop = current_loop()
+            self._ready.set()
+            await self._stop.wait()
+
+        asyncio.run(serve())
+
+    def close(self) -> None:
+        """Cancel and settle the runs of this loop, then stop it: at most the longest grace and a margin."""
+        loop, self._loop = self._loop, None
+        if loop is None or self._stop is None:
+            return
+        runs = list(self._runs)
+        for run in runs:
+            run.cancel("shutdown")
+        patience = max((run.cancel_grace for run in runs), default=0) + SETTLE_MARGIN
+        until = time.monotonic() + patience
+        for run in runs:
+            wait_in_thread(run, until - time.monotonic())
+        with suppress(RuntimeError):
+            loop.soon(self._stop.set)
+        self._thread.join(_EXIT_PATIENCE)
+
+
+_background: dict[str, BackgroundLoop] = {}
+
+
+def background_loop() -> BackgroundLoop:
+    """The process's background loop, not necessarily started."""
+    return _background.get("loop") or _background.setdefault("loop", BackgroundLoop())
+
+
+def _forked() -> None:
+    # The threads and runs of the parent are not in the child. What is left of the loop cannot be closed here.
+    _background.clear()
+    registry.forget_all()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,207 @@
+"""The event log of a run tree, and the cursors that read it.
+
+One append-only list serves every reader. Appending is synchronous and cannot fail, so a terminal event always
+fits and always arrives last; a reader is an index into the list. A wake-up object exists only while somebody
+waits. Waiting is free of locks: a waiter registers first and looks again, an appender appends first and wakes
+then, so one of them sees the other, from any thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+
+from kern_async.backend import EventLoop, current_loop
+from kern_async.run.base import BaseEvent
+
+GATE_LIMIT = 256
+"""How many events a run may be ahead of the stream that reads it."""
+
+BRIEF = frozenset(
+    prefix + name
+    for prefix in ("", "Team")
+    for name in ("RunStarted", "RunContent", "RunCompleted", "RunError", "RunCancelled", "RunPaused", "RunContinued")
+)
+"""Events of a stream with `stream_events=False`."""
+
+Wake = Callable[[bool], object]
+"""Wakes one waiter. True: the caller is in another thread, a signal handler or a finalizer."""
+
+
+class Bell:
+    """Where readers or writers wait, in tasks of any loop or in threads, for a condition to change."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: deque[Wake] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiters)
+
+    def ring(self, *, foreign: bool = False) -> None:
+        """Wake everybody who waits. `foreign` when the caller may not touch the waiters' event loop."""
+        while self._waiters:
+            try:
+                wake = self._waiters.popleft()
+            except IndexError:  # another thread rang in between
+                return
+            wake(foreign)
+
+    async def wait(self, unless: Callable[[], bool]) -> None:
+        """Wait for a ring, or return at once when `unless()` holds. A cancel leaves nothing behind."""
+        event = anyio.Event()
+        wake = _loop_waker(event.set)
+        self._waiters.append(wake)
+        try:
+            if not unless():
+                await event.wait()
+        finally:
+            self._forget(wake)
+
+    def wait_in_thread(self, unless: Callable[[], bool], timeout: float | None = None) -> None:
+        """The same for a thread without a loop; `timeout` in seconds. KeyboardInterrupt gets through."""
+        parked: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+        def wake(_foreign: bool) -> None:
+            parked.put(None)
+
+        self._waiters.append(wake)
+        try:
+            if not unless():
+                with suppress(queue.Empty):
+                    parked.get(timeout=timeout)
+        finally:
+            self._forget(wake)
+
+    def _forget(self, wake: Wake) -> None:
+        with suppress(ValueError):
+            self._waiters.remove(wake)
+
+
+def _loop_waker(callback: Callable[[], object]) -> Wake:
+    thread = threading.get_ident()
+    loop: EventLoop = current_loop()
+
+    def wake(foreign: bool) -> None:
+        if not foreign and threading.get_ident() == thread:
+            callback()
+        else:
+            with suppress(RuntimeError):  # its loop is closed: nobody waits any more
+                loop.soon(callback)
+
+    return wake
+
+
+class EventLog:
+    """All events of a root run and its members, in order."""
+
+    __slots__ = ("_changed", "_gate", "_room", "closed", "events", "hidden")
+
+    def __init__(self) -> None:
+        self.events: list[BaseEvent] = []
+        self.closed = False
+        self.hidden: set[str] = set()
+        """Run ids whose events are logged but not streamed (`stream_member_events=False`)."""
+        self._changed = Bell()
+        self._room = Bell()
+        self._gate: Cursor | None = None
+
+    def append(self, event: BaseEvent, *, foreign: bool = False) -> None:
+        """Add `event` as the last one and wake who waits for it."""
+        self.events.append(event)
+        if self._changed:
+            self._changed.ring(foreign=foreign)
+
+    def close(self, *, foreign: bool = False) -> None:
+        """Say that no event will follow."""
+        self.closed = True
+        self._changed.ring(foreign=foreign)
+        self._room.ring(foreign=foreign)
+
+    def cursor(self, *, gate: bool, brief: bool) -> Cursor:
+        """A reader from the first event on.
+
+        `gate` makes it the one that holds the run back when it falls behind; `brief` leaves out what
+        `stream_events=False` leaves out.
+        """
+        cursor = Cursor(self, brief=brief)
+        if gate:
+            self._gate = cursor
+        return cursor
+
+    def open_gate(self) -> None:
+        """Let the run go on without its reader. Safe in a finalizer."""
+        self._gate = None
+        self._room.ring(foreign=True)
+
+    @property
+    def full(self) -> bool:
+        """Whether the gating reader is so far behind that the run has to wait."""
+        gate = self._gate
+        return gate is not None and len(self.events) - gate.position >= GATE_LIMIT
+
+    async def wait_for_room(self) -> None:
+        """Wait until the gating reader has caught up. A cancel gets through."""
+        while self.full and not self.closed:
+            await self._room.wait(lambda: not self.full or self.closed)
+
+    async def wait_closed(self) -> None:
+        """Wait for the last event."""
+        while not self.closed:
+            await self._changed.wait(lambda: self.closed)
+
+    def made_room(self) -> None:
+        """Let who waits for room go on, once there is so much that they do not take turns event by event."""
+        if self._room and (self._gate is None or len(self.events) - self._gate.position <= GATE_LIMIT // 2):
+            self._room.ring()
+
+    @property
+    def changed(self) -> Bell:
+        """Rings at every event and at the end."""
+        return self._changed
+
+
+class Cursor:
+    """A reader's place in a log. `take` and the waits are atomic under a cancel: no event is lost."""
+
+    __slots__ = ("_brief", "_log", "position")
+
+    def __init__(self, log: EventLog, *, brief: bool) -> None:
+        self._log = log
+        self._brief = brief
+        self.position = 0
+
+    def take(self) -> BaseEvent | None:
+        """The next event that this reader wants, or None when there is none yet."""
+        log = self._log
+        events = log.events
+        while self.position < len(events):
+            event = events[self.position]
+            self.position += 1
+            log.made_room()
+            if (self._brief and event.event not in BRIEF) or event.run_id in log.hidden:
+                continue
+            return event
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the log is closed and read to its end."""
+        return self._log.closed and self.position >= len(self._log.events)
+
+    def _stale(self) -> bool:
+        return self._log.closed or self.position < len(self._log.events)
+
+    async def wait(self) -> None:
+        """Wait for an event or the end."""
+        await self._log.changed.wait(self._stale)
+
+    def wait_in_thread(self) -> None:
+        """The same for a thread without a loop."""
+        self._log.changed.wait_in_thread(self._stale)

@@ -1,0 +1,143 @@
+"""The tool calls of one model turn: side by side, each answered, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, cast
+
+import anyio
+
+from kern_async.exceptions import RunCancelled, ToolError
+from kern_async.run.base import Work
+from kern_async.run.context import RunContext
+from kern_async.run.message import Message, ToolCall
+from kern_async.run.tool import ToolExecution
+from kern_async.tools.result import render
+
+from .calls import call_async, call_sync
+from .plan import Plan
+from .run import Run
+
+CUT = "cancelled"
+"""What a call that a cancel cut is answered with, in its event and in the conversation."""
+
+
+async def call_tools(run: Run, plan: Plan, calls: list[ToolCall]) -> bool:
+    """Run the calls of one turn, several at once in parallel; say whether one of them ends the run's loop.
+
+    Every call gets its tool message: its result, its error, or that it was cancelled. A cancel of the run keeps
+    the results that are there.
+    """
+    answers: list[Message | None] = [None] * len(calls)
+    stops: list[bool] = []
+
+    async def answer(index: int, call: ToolCall) -> None:
+        message, stop = await _call_tool(run, plan, call)
+        answers[index] = message
+        stops.append(stop)
+
+    try:
+        if len(calls) == 1:
+            await answer(0, calls[0])
+        else:
+            async with anyio.create_task_group() as group:
+                for index, call in enumerate(calls):
+                    group.start_soon(answer, index, call, name=f"kern-call {call.name}")
+    finally:
+        run.messages.extend(
+            message or _message(call, CUT, error=True) for call, message in zip(calls, answers, strict=True)
+        )
+    return any(stops)
+
+
+def _message(call: ToolCall, text: str, *, error: bool = False) -> Message:
+    return Message(role="tool", content=text, tool_call_id=call.id, tool_name=call.name, tool_call_error=error)
+
+
+async def _call_tool(run: Run, plan: Plan, call: ToolCall) -> tuple[Message, bool]:
+    await run.checkpoint()
+    function = plan.tools.get(call.name)
+    execution = ToolExecution(
+        tool_call_id=call.id,
+        tool_name=call.name,
+        tool_args=_arguments(call.arguments),
+        stop_after_tool_call=function is not None and function.stop_after_tool_call,
+    )
+    run.tools.append(execution)
+    run.metrics.tool_calls += 1
+    began = time.monotonic()
+    run.emit("ToolCallStarted", tool=execution.model_copy())
+    try:
+        if function is None:
+            known = ", ".join(sorted(plan.tools)) or "none"
+            raise ToolError(f"There is no tool {call.name!r}. Available tools: {known}.")
+        if plan.tool_call_limit is not None and run.metrics.tool_calls > plan.tool_call_limit:
+            raise ToolError(f"Not called: this run may make {plan.tool_call_limit} tool calls. Answer without it.")
+        context = _context(run, call.id)
+        bound = function.bind(call.arguments, context)
+        execution.tool_args = bound.args
+        work = Work(kind="tool", name=function.name, run_id=run.id, tool_call_id=call.id)
+        if function.name in plan.inner:
+            result = await _call_inner(run, work, bound.call)
+        elif function.is_async:
+            result = await call_async(run, work, bound.call)
+        else:
+            result = await call_sync(run, work, bound.call)
+        text = render(result)
+    except Exception as exc:  # noqa: BLE001 - a tool's failure is the model's to deal with
+        if isinstance(exc, RunCancelled) and run.stopping:
+            await run.checkpoint()  # the tool left because its run is to stop: so does the run, here
+        text = str(exc) or type(exc).__name__
+        _close(execution, began, text, error=True)
+        run.emit("ToolCallError", tool=execution.model_copy(), error=text)
+        return _message(call, text, error=True), False
+    except BaseException:
+        _close(execution, began, CUT, error=True)
+        run.emit("ToolCallError", tool=execution.model_copy(), error=CUT)
+        raise
+    _close(execution, began, text, error=False)
+    run.emit("ToolCallCompleted", tool=execution.model_copy(), content=text)
+    if function.show_result:
+        await run.say(text)
+    return _message(call, text), execution.stop_after_tool_call
+
+
+async def _call_inner(run: Run, work: Work, call: Any) -> Any:
+    try:
+        return await call()
+    except Exception:
+        raise
+    except BaseException:
+        run.interrupted.append(work)
+        raise
+
+
+def _close(execution: ToolExecution, began: float, text: str, *, error: bool) -> None:
+    execution.result = text
+    execution.tool_call_error = error
+    execution.duration = time.monotonic() - began
+
+
+def _arguments(raw: str) -> dict[str, Any]:
+    """The arguments for the record; text that is no JSON object is recorded as it came."""
+    try:
+        parsed: Any = json.loads(raw or "{}")
+    except ValueError:
+        return {"": raw}
+    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {"": raw}
+
+
+def _context(run: Run, tool_call_id: str) -> RunContext:
+    context = run.context
+    return RunContext(
+        run_id=context.run_id,
+        session_id=context.session_id,
+        user_id=context.user_id,
+        session_state=context.session_state,
+        dependencies=context.dependencies,
+        metadata=context.metadata,
+        tool_call_id=tool_call_id,
+        _is_cancelled=context._is_cancelled,  # noqa: SLF001 - the same run's verbs
+        _report=context._report,  # noqa: SLF001
+    )
