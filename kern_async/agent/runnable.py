@@ -316,6 +316,30 @@ class Runnable(Generic[EventT, OutputT]):
         request = Request(model=model, output_schema=output_schema)
         return run, body_of(partial(self._plan, request=request))
 
+    def create_member_run(
+        self,
+        given: Input,
+        *,
+        parent: Run,
+        fallback_model: Model,
+        session_state: dict[str, Any],
+        speaks_for: Run | None,
+    ) -> tuple[Run, Body]:
+        """A run as a member of the team whose run is `parent`, for the team room; it is not registered yet."""
+        return self._create(
+            given,
+            model=self._find_model() or fallback_model,
+            session_id=parent.session_id,
+            user_id=parent.user_id,
+            session_state={**copy.deepcopy(self.session_state or {}), **session_state},
+            dependencies={**(self.dependencies or {}), **parent.context.dependencies},
+            metadata={**(self.metadata or {}), **parent.context.metadata},
+            output_schema=self.output_schema,
+            timeout=self.timeout,
+            parent=parent,
+            speaks_for=speaks_for,
+        )
+
     def _find_model(self) -> Model | None:
         return self.model
 

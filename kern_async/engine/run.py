@@ -82,6 +82,8 @@ class Run:
     model_provider: str | None = None
     speaks_for: Run | None = None
     """The team's run whose answer this member gives (mode `route`): its deltas are that run's."""
+    desk: Any = None
+    """What the owner keeps for the run while it works."""
     store_events: bool = False
     events_to_skip: frozenset[str] = frozenset()
 

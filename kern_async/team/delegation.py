@@ -1,0 +1,153 @@
+"""Members at work for a team's run: each a run of its own inside the team's task group."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from pydantic import BaseModel
+
+from kern_async.agent.runnable import Input, Runnable
+from kern_async.engine import registry
+from kern_async.engine.execute import execute
+from kern_async.engine.run import Run
+from kern_async.exceptions import ToolError
+from kern_async.models.base import Model
+from kern_async.run.base import BaseOutput, RunStatus, Work
+
+if TYPE_CHECKING:
+    from .team import Team
+
+Member = Runnable[Any, Any]
+
+
+@dataclass(kw_only=True, eq=False)
+class Delegation:
+    """What one run of a team keeps of its members' work."""
+
+    team: Team
+    run: Run
+    model: Model
+    speaking: bool = False
+    """Whether a member is giving, or has given, the team's answer (mode `route`)."""
+    interactions: list[str] = field(default_factory=list[str])
+
+    async def delegate(self, member_id: str, task: str, *, tool_call_id: str | None = None) -> str:
+        """Have a member, or a member's member, do `task`; return its answer.
+
+        Raises:
+            ToolError: there is no such member, or it failed or was cancelled: what the leader is told.
+        """
+        member = self.team.find_member(member_id)
+        if member is None:
+            known = ", ".join(m.id for m in self.team.members)
+            raise ToolError(
+                f"Member with ID {member_id} not found in the team or any subteams. Members: {known}."
+            )
+        given: Input = task if self.team.determine_input_for_members else self.run.input.input_content
+        output = await self.ask(member, given, tool_call_id=tool_call_id)
+        return answer_of(member, output)
+
+    async def delegate_alone(self, member_id: str, task: str, *, tool_call_id: str | None = None) -> str:
+        """The same for a member whose answer is the team's: one at a time, and only one that succeeds.
+
+        Raises:
+            ToolError: another member is answering already, or as for `delegate`.
+        """
+        if self.speaking:
+            raise ToolError("Another member is answering already; only one member is chosen.")
+        self.speaking = True
+        try:
+            return await self.delegate(member_id, task, tool_call_id=tool_call_id)
+        except BaseException:
+            self.speaking = False
+            raise
+
+    async def ask_all(self) -> None:
+        """Give the run's input to all members at once; what they left is in the run's `children`."""
+
+        async def ask(member: Member) -> None:
+            await self.ask(member, self.run.input.input_content)
+
+        async with anyio.create_task_group() as group:
+            for member in self.team.members:
+                group.start_soon(ask, member, name=f"kern-member {member.id}")
+
+    async def ask(self, member: Member, given: Input, *, tool_call_id: str | None = None) -> BaseOutput:
+        """Run a member on `given` in the calling task, to its end, whatever that is.
+
+        A cancel of the team's run ends the member's first; then it goes on.
+        """
+        run = self.run
+        await run.checkpoint()
+        child, body = member.create_member_run(
+            self._with_interactions(given),
+            parent=run,
+            fallback_model=self.model,
+            session_state=copy.deepcopy(run.context.session_state),
+            speaks_for=run if self.speaking else None,
+        )
+        registry.register(child)
+        if not self.team.stream_member_events or run.id in run.log.hidden:
+            run.log.hidden.add(child.id)
+        for execution in run.tools:
+            if execution.tool_call_id == tool_call_id:
+                execution.child_run_id = child.id
+        before = copy.deepcopy(child.context.session_state)
+        try:
+            await execute(child, body, outside="parent")
+            await child.wait_ended()
+        except BaseException:
+            run.interrupted.append(Work(kind="member", name=member.name or member.id, run_id=child.id))
+            raise
+        finally:
+            _merge(before, child.context.session_state, run.context.session_state)
+        output = child.output
+        if output is None:
+            raise RuntimeError(f"run {child.id} ended without an output")
+        if self.team.share_member_interactions:
+            self.interactions.append(f"{member.name or member.id} was asked: {_text(given)}\nand answered: {_text(output.content)}")
+        return output
+
+    def _with_interactions(self, given: Input) -> Input:
+        if not self.interactions or not isinstance(given, str):
+            return given
+        return "\n\n".join(["What other members did so far:", *self.interactions, "Your task:", given])
+
+
+def answer_of(member: Member, output: BaseOutput) -> str:
+    """A member's answer as the leader gets it.
+
+    Raises:
+        ToolError: the member failed or was cancelled.
+    """
+    name = member.name or member.id
+    so_far = f" Its answer so far: {_text(output.content)}" if output.content else ""
+    if output.status is RunStatus.cancelled:
+        reason = f" ({output.reason})" if output.reason else ""
+        raise ToolError(f"Member {name} was cancelled{reason}.{so_far}")
+    if output.status is RunStatus.error:
+        raise ToolError(f"Member {name} failed with {output.error_type}: {output.error}.{so_far}")
+    return _text(output.content) or "No response from the member agent."
+
+
+def _text(content: Any) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, BaseModel):
+        return content.model_dump_json()
+    return json.dumps(content, default=str, ensure_ascii=False)
+
+
+def _merge(before: dict[str, Any], after: dict[str, Any], into: dict[str, Any]) -> None:
+    """Write the top-level keys that a member changed into its team's session state."""
+    for key, value in after.items():
+        if key not in before or before[key] != value:
+            into[key] = value
+    for key in before.keys() - after.keys():
+        into.pop(key, None)

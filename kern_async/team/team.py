@@ -1,0 +1,187 @@
+"""Team: an agent whose tools are its members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, cast
+
+from kern_async.agent.prompt import build_messages
+from kern_async.agent.runnable import Request, Runnable
+from kern_async.engine.plan import Plan
+from kern_async.engine.run import Run
+from kern_async.exceptions import ConfigurationError, ToolError
+from kern_async.models.base import Model
+from kern_async.run.message import Message
+from kern_async.run.team import TeamEvent, TeamRunOutput
+from kern_async.tools import Function
+
+from .delegation import Delegation, answer_of
+from .mode import TeamMode
+from .prompt import describe, members_said, team_parts
+from .tasklist import TaskList
+from .tools import DELEGATE, MEMBER_INFORMATION, ROUTE, TASKS
+
+Member = Runnable[Any, Any]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Team(Runnable[TeamEvent, TeamRunOutput]):
+    """A leader and its members. It holds no state of its runs: any number may go on at once.
+
+    Each member's work is a run of its own, inside the team's: it ends before the team's does, whatever ends it.
+
+    Args:
+        members: agents and teams, to any depth; at least one.
+        mode: how they work together; `respond_directly=True` means `route`, `delegate_to_all_members=True`
+            means `broadcast`, and a mode that is given overrides both.
+        model: the leader's; default: its first member's.
+        max_iterations: how many rounds over the task list a run in mode `tasks` may make.
+        determine_input_for_members: whether a member gets the leader's words, or the run's own input.
+        share_member_interactions: whether a member is told what others were asked and answered in this run.
+        get_member_information_tool: gives the leader a tool that describes the members.
+        stream_member_events: whether the team's stream carries the members' events.
+        show_members_responses, store_member_responses: accepted; members' outputs are always in
+            `member_responses`, and shown.
+
+    The other keywords are those of `Runnable`.
+
+    Raises:
+        ConfigurationError: no member, two of one id, or a member that contains the team.
+    """
+
+    _kind: ClassVar[Literal["agent", "team"]] = "team"
+
+    members: Sequence[Member] = field(kw_only=False)
+    mode: TeamMode | str | None = None
+    respond_directly: bool = False
+    delegate_to_all_members: bool = False
+    max_iterations: int = 10
+    determine_input_for_members: bool = True
+    share_member_interactions: bool = False
+    get_member_information_tool: bool = False
+    stream_member_events: bool = True
+    show_members_responses: bool = False
+    store_member_responses: bool = False
+    add_team_history_to_members: bool = False
+
+    def __post_init__(self, telemetry: bool) -> None:
+        super().__post_init__(telemetry)
+        if self.add_team_history_to_members:
+            raise NotImplementedError("add_team_history_to_members= of Team is not there yet")
+        if self.mode is None:
+            self.mode = (
+                TeamMode.route
+                if self.respond_directly
+                else TeamMode.broadcast
+                if self.delegate_to_all_members
+                else TeamMode.coordinate
+            )
+        try:
+            self.mode = TeamMode(self.mode)
+        except ValueError:
+            raise ConfigurationError(
+                f"mode of {self} is {self.mode!r}; it is one of {', '.join(TeamMode)}"
+            ) from None
+        if self.max_iterations < 1:
+            raise ConfigurationError(f"max_iterations of {self} is {self.max_iterations!r}; it is at least 1")
+        self._check_members(())
+
+    def _check_members(self, above: tuple[Team, ...]) -> None:
+        if self in above:
+            path = " > ".join(team.id for team in (*above, self))
+            raise ConfigurationError(f"{self} is a member of itself: {path}")
+        if not self.members:
+            raise ConfigurationError(f"{self} has no members; give members=[Agent(...), ...]")
+        seen: set[str] = set()
+        for member in self.members:
+            if not isinstance(cast(Any, member), Runnable):
+                raise ConfigurationError(f"a member of {self} is {member!r}; members are agents and teams")
+            if member.id in seen:
+                raise ConfigurationError(
+                    f"two members of {self} have the id {member.id!r}; give one of them another name or id"
+                )
+            seen.add(member.id)
+            if isinstance(member, Team):
+                member._check_members((*above, self))
+
+    def _walk(self) -> Iterator[Member]:
+        level: list[Member] = list(self.members)
+        while level:
+            yield from level
+            level = [inner for member in level if isinstance(member, Team) for inner in member.members]
+
+    def find_member(self, member_id: str) -> Member | None:
+        """The member with this id, or a member of a member; the nearest one."""
+        return next((member for member in self._walk() if member.id == member_id), None)
+
+    def describe_members(self) -> str:
+        """The members as the leader is told of them, a line each."""
+        return describe(self.members)
+
+    def _find_model(self) -> Model | None:
+        self._check_members(())  # `members` may have been changed since
+        return self.model or self.members[0]._find_model()
+
+    def _plan(self, run: Run, request: Request) -> Plan:
+        delegation = Delegation(team=self, run=run, model=request.model)
+        run.desk = delegation
+        mode = cast(TeamMode, self.mode)
+        inner: list[Function] = {
+            TeamMode.coordinate: [DELEGATE],
+            TeamMode.route: [ROUTE],
+            TeamMode.broadcast: [],
+            TeamMode.tasks: TASKS,
+        }[mode]
+        if self.get_member_information_tool:
+            inner = [*inner, MEMBER_INFORMATION]
+        tools = self._own_tools()
+        for tool in inner:
+            if tool.name in tools:
+                raise ConfigurationError(f"{self} has a tool {tool.name!r}, which is the name of a team's own tool")
+            tools[tool.name] = tool
+
+        async def messages(run: Run) -> list[Message]:
+            return build_messages(self, run, request, extra=team_parts(self))
+
+        plan = Plan(
+            **self._plan_fields(request),
+            messages=messages,
+            tools=tools,
+            inner=frozenset(tool.name for tool in inner),
+        )
+        if mode is TeamMode.broadcast:
+            plan.open = _broadcast
+        elif mode is TeamMode.tasks:
+            plan.next_round = self._next_round
+        return plan
+
+    def _next_round(self, run: Run, number: int) -> str | None:
+        tasks = TaskList.of(run)
+        run.emit("TaskIterationCompleted", iteration=number, max_iterations=self.max_iterations)
+        if tasks.finished or tasks.settled or not tasks.tasks or number >= self.max_iterations:
+            return None
+        run.emit("TaskIterationStarted", iteration=number + 1, max_iterations=self.max_iterations)
+        return f"The goal is not reached yet. The tasks now:\n{tasks.describe()}\nGo on."
+
+
+async def _broadcast(run: Run) -> None:
+    """Ask all members at once, and put what they answered before the leader; what a cancel leaves, too."""
+    delegation = cast(Delegation, run.desk)
+    try:
+        await delegation.ask_all()
+    finally:
+        answers: list[tuple[str, str]] = []
+        for child in run.children:
+            if child.output is None:
+                continue
+            member = delegation.team.find_member(child.owner.id)
+            if member is None:
+                continue
+            try:
+                text = answer_of(member, child.output)
+            except ToolError as exc:
+                text = str(exc)
+            answers.append((member.name or member.id, text))
+        if answers:
+            run.messages.append(Message(role="user", content=members_said(answers)))

@@ -1,0 +1,136 @@
+"""The leader's own tools, by which a team is an agent whose tools are its members."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kern_async.engine.run import current_run
+from kern_async.run.context import RunContext
+from kern_async.tools import Function
+
+from .delegation import Delegation
+from .tasklist import TaskList
+
+
+def delegation() -> Delegation:
+    """The delegation of the run whose tool is executing."""
+    run = current_run.get()
+    if run is None or not isinstance(run.desk, Delegation):
+        raise RuntimeError("a team's tool was called outside a team's run")
+    return run.desk
+
+
+async def delegate_task_to_member(member_id: str, task: str, context: RunContext) -> str:
+    """Give a task to one member of the team and get its answer. Call it several times for several members at once.
+
+    Args:
+        member_id: The id of the member.
+        task: What the member is to do, in full: it knows nothing of the conversation.
+    """
+    return await delegation().delegate(member_id, task, tool_call_id=context.tool_call_id)
+
+
+async def route_task_to_member(member_id: str, task: str, context: RunContext) -> str:
+    """Choose the one member that answers the user. Its answer goes to the user as it is.
+
+    Args:
+        member_id: The id of the member.
+        task: What the member is to answer, in full: it knows nothing of the conversation.
+    """
+    return await delegation().delegate_alone(member_id, task, tool_call_id=context.tool_call_id)
+
+
+async def get_member_information() -> str:
+    """Get the ids, names and roles of the members of the team."""
+    return delegation().team.describe_members()
+
+
+async def create_task(
+    title: str, description: str = "", assignee: str | None = None, depends_on: list[str] | None = None
+) -> str:
+    """Add a task to the shared list.
+
+    Args:
+        title: A short title.
+        description: What is to be done, in full.
+        assignee: The id of the member that is to do it.
+        depends_on: Ids of tasks that must be completed before.
+    """
+    task = TaskList.of(delegation().run).create(title, description, assignee, depends_on or [])
+    return f"Created task {task.task_id}: {task.title} ({task.status})."
+
+
+async def update_task_status(task_id: str, status: str, result: str | None = None) -> str:
+    """Set the status of a task.
+
+    Args:
+        task_id: The task.
+        status: pending, in_progress, completed, failed or blocked.
+        result: What came of it.
+    """
+    task = TaskList.of(delegation().run).update(task_id, status, result)
+    return f"Task {task.task_id} is {task.status}."
+
+
+async def list_tasks() -> str:
+    """Show the shared list."""
+    return TaskList.of(delegation().run).describe()
+
+
+async def add_task_note(task_id: str, note: str) -> str:
+    """Add a note to a task.
+
+    Args:
+        task_id: The task.
+        note: The note.
+    """
+    TaskList.of(delegation().run).note(task_id, note)
+    return f"Noted at task {task_id}."
+
+
+async def mark_all_complete(summary: str) -> str:
+    """Say that the goal is reached and no task is left.
+
+    Args:
+        summary: What was achieved.
+    """
+    TaskList.of(delegation().run).finish(summary)
+    return "All complete. Give the user the final answer now."
+
+
+async def execute_task(task_id: str, member_id: str, context: RunContext) -> str:
+    """Have a member do a task of the list.
+
+    Args:
+        task_id: The task.
+        member_id: The id of the member.
+    """
+    return await TaskList.of(delegation().run).execute(delegation(), task_id, member_id, context.tool_call_id)
+
+
+async def execute_tasks_parallel(task_ids: list[str]) -> str:
+    """Have the assignees of several tasks do them at the same time.
+
+    Args:
+        task_ids: The tasks; each needs an assignee.
+    """
+    return await TaskList.of(delegation().run).execute_all(delegation(), task_ids)
+
+
+DELEGATE = Function.from_callable(delegate_task_to_member)
+ROUTE = replace(
+    Function.from_callable(route_task_to_member), name=DELEGATE.name, stop_after_tool_call=True
+)
+MEMBER_INFORMATION = Function.from_callable(get_member_information)
+TASKS = [
+    Function.from_callable(tool)
+    for tool in (
+        create_task,
+        update_task_status,
+        list_tasks,
+        add_task_note,
+        mark_all_complete,
+        execute_task,
+        execute_tasks_parallel,
+    )
+]
