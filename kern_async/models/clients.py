@@ -1,0 +1,169 @@
+"""OpenAI clients: one set for each event loop and endpoint, closed when the loop ends.
+
+Connections belong to the loop that opened them, and users make a new model for each request: so the clients
+belong to the loop, not to the model. A set spreads its streams over several clients, because the cost of a
+client's connection pool is quadratic in its open connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+
+import anyio
+import anyio.lowlevel
+import httpx2
+import openai
+
+_STREAMS_PER_CLIENT = 32
+_ENDPOINTS_PER_LOOP = 64
+_CLOSE_TIMEOUT = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where requests go, and as whom."""
+
+    api_key: str = field(repr=False)
+    base_url: str | None = None
+    organization: str | None = None
+    project: str | None = None
+
+    def client(self, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI:
+        """A client for this endpoint that sends through `http_client`, each request once."""
+        return openai.AsyncOpenAI(
+            api_key=self.api_key,
+            base_url=self.base_url,
+            organization=self.organization,
+            project=self.project,
+            max_retries=0,
+            http_client=http_client,
+        )
+
+
+@asynccontextmanager
+async def client_for(endpoint: Endpoint) -> AsyncGenerator[openai.AsyncOpenAI]:
+    """Lend a client of the running loop for one request, until the block ends.
+
+    A cancel passes through; it never closes the client.
+    """
+    clients, unused = _of_this_loop().clients(endpoint)
+    shard = clients.take()
+    try:
+        for other in unused:
+            await other.aclose()
+        yield shard.client
+    finally:
+        shard.streams -= 1
+
+
+async def close_clients(endpoint: Endpoint) -> None:
+    """Close the running loop's clients of an endpoint. Requests that are under way on them fail.
+
+    A cancel does not interrupt it; it takes a second at most.
+    """
+    loop_clients = _loops.get(anyio.lowlevel.current_token().native_token)
+    clients = loop_clients.forget(endpoint) if loop_clients is not None else None
+    if clients is not None:
+        await clients.aclose()
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """The one TLS context of the process: reading the trust store takes up to 0.2 s, with the loop blocked."""
+    return httpx2.create_ssl_context()
+
+
+class _Shard:
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.http = openai.DefaultAsyncHttpxClient(
+            verify=tls_context(),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=_STREAMS_PER_CLIENT),
+        )
+        self.client = endpoint.client(self.http)
+        self.streams = 0
+
+
+class _Clients:
+    """The clients of one endpoint on one loop."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._shards: list[_Shard] = []
+
+    @property
+    def idle(self) -> bool:
+        return not any(shard.streams for shard in self._shards)
+
+    def take(self) -> _Shard:
+        for shard in self._shards:  # the lowest with room, so that few connections serve many requests
+            if shard.streams < _STREAMS_PER_CLIENT:
+                break
+        else:
+            shard = _Shard(self._endpoint)
+            self._shards.append(shard)
+        shard.streams += 1
+        return shard
+
+    async def aclose(self) -> None:
+        shards, self._shards = self._shards, []
+        with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+            for shard in shards:
+                await shard.http.aclose()
+
+
+class _LoopClients:
+    """All clients of one loop, by endpoint, the least recently used first."""
+
+    def __init__(self, token: object) -> None:
+        self._token = token
+        self._by_endpoint: dict[Endpoint, _Clients] = {}
+        # A suspended async generator is closed by the loop itself at its end, on every backend, and unlike a
+        # sleeping task nobody finds it among the tasks of the loop.
+        self._keeper = self._close_when_the_loop_ends()
+        try:
+            self._keeper.__anext__().send(None)
+        except StopIteration:
+            pass
+
+    def clients(self, endpoint: Endpoint) -> tuple[_Clients, list[_Clients]]:
+        """The endpoint's clients, and those of other endpoints that are to be closed to make room."""
+        clients = self._by_endpoint.pop(endpoint, None)
+        unused: list[_Clients] = []
+        if clients is None:
+            clients = _Clients(endpoint)
+            surplus = len(self._by_endpoint) + 1 - _ENDPOINTS_PER_LOOP
+            idle = [other for other, theirs in self._by_endpoint.items() if theirs.idle]
+            unused = [self._by_endpoint.pop(other) for other in idle[: max(0, surplus)]]
+        self._by_endpoint[endpoint] = clients
+        return clients, unused
+
+    def forget(self, endpoint: Endpoint) -> _Clients | None:
+        return self._by_endpoint.pop(endpoint, None)
+
+    async def _close_when_the_loop_ends(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            _loops.pop(self._token, None)
+            while self._by_endpoint:
+                await self._by_endpoint.popitem()[1].aclose()
+
+
+_loops: dict[object, _LoopClients] = {}  # a loop's entry is only touched in the loop's thread
+
+
+def _of_this_loop() -> _LoopClients:
+    token = anyio.lowlevel.current_token().native_token
+    found = _loops.get(token)
+    if found is None:
+        # A loop that was closed without `shutdown_asyncgens()` never closed its clients: let go of them.
+        for other in list(_loops):
+            if isinstance(other, asyncio.AbstractEventLoop) and other.is_closed():
+                _loops.pop(other, None)
+        found = _loops[token] = _LoopClients(token)
+    return found

@@ -1,0 +1,84 @@
+"""Server-sent events, split out of a byte stream (WHATWG HTML, section 9.2.6)."""
+
+from __future__ import annotations
+
+_BOM = b"\xef\xbb\xbf"
+_LARGEST_EVENT = 64 * 1024 * 1024
+
+
+class SSESplitter:
+    """Takes a stream's bytes as they come and gives the `data` of every whole event in them.
+
+    Works on bytes: a character, a line end or an event may be cut anywhere. Comments and the fields `event`,
+    `id` and `retry` are dropped, and so are events without data: OpenAI's protocols say everything in the data.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []  # of the event that has not ended
+        self._size = 0
+        self._after_cr = False
+        self._at_line_start = False
+        self._bom_possible = True
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The data of the events that end in this chunk.
+
+        Raises:
+            ValueError: an event of more than 64 MiB.
+        """
+        if self._after_cr:
+            if not chunk:
+                return []
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if not chunk:
+            return []
+        if b"\n\n" not in chunk and not (self._at_line_start and chunk.startswith(b"\n")):
+            self._keep(chunk)
+            return []
+        self._parts.append(chunk)
+        blocks = b"".join(self._parts).split(b"\n\n")
+        rest = blocks.pop()
+        self._parts = []
+        self._size = 0
+        # An empty rest follows a blank line: one more line end is one more blank line, of no meaning.
+        self._at_line_start = False
+        if rest:
+            self._keep(rest)
+        if self._bom_possible:
+            self._bom_possible = False
+            blocks[0] = blocks[0].removeprefix(_BOM)
+        return [data for block in blocks if (data := _data(block))]
+
+    def close(self) -> list[bytes]:
+        """The data of a last event that the stream's end cut off from its blank line, if there is one."""
+        block = b"".join(self._parts)
+        self._parts = []
+        data = _data(block.removeprefix(_BOM) if self._bom_possible else block)
+        return [data] if data else []
+
+    def _keep(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._size += len(part)
+        self._at_line_start = part.endswith(b"\n")
+        if self._size > _LARGEST_EVENT:
+            raise ValueError(f"an event of more than {_LARGEST_EVENT} bytes")
+
+
+def _data(block: bytes) -> bytes:
+    # The two forms that providers send, without a list of lines: "data: x" and "event: y\ndata: x".
+    if block.startswith(b"event: "):
+        start = block.find(b"\n") + 1
+        if block.startswith(b"data: ", start) and start > 0 and block.find(b"\n", start) < 0:
+            return block[start + 6 :]
+    elif block.startswith(b"data: ") and b"\n" not in block:
+        return block[6:]
+    lines: list[bytes] = []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            lines.append(value.removeprefix(b" "))
+    return b"\n".join(lines)
