@@ -22,8 +22,10 @@ def build_messages(
     """The messages for the first model request; `extra` are further parts of the system message."""
     system = who.system_message or "\n\n".join(part for part in _parts(who, run, request, extra) if part)
     messages = [Message(role="system", content=_fill(system, run))] if system else []
-    for item in who.additional_input:
-        messages.append(item if isinstance(item, Message) else Message(role="user", content=item))
+    messages += [
+        item if isinstance(item, Message) else Message(role="user", content=item)
+        for item in who.additional_input
+    ]
     if who.introduction:
         messages.append(Message(role="assistant", content=who.introduction))
     return messages + run.input.messages()

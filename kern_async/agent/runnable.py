@@ -147,7 +147,14 @@ class Runnable(Generic[EventT, OutputT]):
         _check_seconds("timeout", self.timeout)
         if self.cancel_grace < 0:
             raise ConfigurationError(f"cancel_grace is {self.cancel_grace!r}; it is a number of seconds >= 0")
-        for later in ("db", "checkpoint", "add_history_to_context", "num_history_runs", "tool_hooks", "limits"):
+        for later in (
+            "db",
+            "checkpoint",
+            "add_history_to_context",
+            "num_history_runs",
+            "tool_hooks",
+            "limits",
+        ):
             if getattr(self, later):
                 raise NotImplementedError(f"{later}= of {type(self).__name__} is not there yet")
 
@@ -162,7 +169,11 @@ class Runnable(Generic[EventT, OutputT]):
     ) -> Coroutine[Any, Any, OutputT]: ...
     @overload
     def arun(
-        self, input: Input, *, stream: Literal[True], yield_run_output: Literal[False] = False,
+        self,
+        input: Input,
+        *,
+        stream: Literal[True],
+        yield_run_output: Literal[False] = False,
         **options: Unpack[RunOptions],
     ) -> RunStream[EventT, OutputT]: ...
     @overload
@@ -170,7 +181,12 @@ class Runnable(Generic[EventT, OutputT]):
         self, input: Input, *, stream: Literal[True], yield_run_output: bool, **options: Unpack[RunOptions]
     ) -> RunStream[EventT | OutputT, OutputT]: ...
     def arun(
-        self, input: Input, *, stream: bool = False, yield_run_output: bool = False, **options: Unpack[RunOptions]
+        self,
+        input: Input,
+        *,
+        stream: bool = False,
+        yield_run_output: bool = False,
+        **options: Unpack[RunOptions],
     ) -> Coroutine[Any, Any, OutputT] | RunStream[Any, OutputT]:
         """Run on `input`: a coroutine that gives the output, or with `stream=True` a stream of events.
 
@@ -198,7 +214,11 @@ class Runnable(Generic[EventT, OutputT]):
     ) -> OutputT: ...
     @overload
     def run(
-        self, input: Input, *, stream: Literal[True], yield_run_output: Literal[False] = False,
+        self,
+        input: Input,
+        *,
+        stream: Literal[True],
+        yield_run_output: Literal[False] = False,
         **options: Unpack[RunOptions],
     ) -> SyncRunStream[EventT, OutputT]: ...
     @overload
@@ -206,7 +226,12 @@ class Runnable(Generic[EventT, OutputT]):
         self, input: Input, *, stream: Literal[True], yield_run_output: bool, **options: Unpack[RunOptions]
     ) -> SyncRunStream[EventT | OutputT, OutputT]: ...
     def run(
-        self, input: Input, *, stream: bool = False, yield_run_output: bool = False, **options: Unpack[RunOptions]
+        self,
+        input: Input,
+        *,
+        stream: bool = False,
+        yield_run_output: bool = False,
+        **options: Unpack[RunOptions],
     ) -> OutputT | SyncRunStream[Any, OutputT]:
         """`arun` for code without an event loop, from any thread: gives the output, or an iterator of events.
 
@@ -232,7 +257,7 @@ class Runnable(Generic[EventT, OutputT]):
 
     def _prepare(
         self,
-        input: Input,  # noqa: A002 - the reference's name
+        input: Input,
         *,
         stream_events: bool = False,
         run_id: str | None = None,
@@ -274,7 +299,7 @@ class Runnable(Generic[EventT, OutputT]):
 
     def _create(
         self,
-        input: Input,  # noqa: A002
+        input: Input,
         *,
         model: Model,
         session_id: str,
@@ -389,18 +414,23 @@ class Runnable(Generic[EventT, OutputT]):
         from .printing import RunView
 
         events = self.run(input, stream=True, **options)
-        with RunView(live=stream) as view, events:
-            for event in events:
+        with RunView() as view, events:
+            for event in events if stream else list(events):
                 view.show(cast(Any, event))
 
-    async def aprint_response(self, input: Input, *, stream: bool = True, **options: Unpack[RunOptions]) -> None:
+    async def aprint_response(
+        self, input: Input, *, stream: bool = True, **options: Unpack[RunOptions]
+    ) -> None:
         """Like `print_response`, in async code. A cancel ends the run, shows what was kept, and goes on."""
         from .printing import RunView
 
         events = self.arun(input, stream=True, **options)
-        with RunView(live=stream) as view:
+        with RunView() as view:
             async with events:
+                shown = [] if stream else [event async for event in events]
                 async for event in events:
+                    view.show(cast(Any, event))
+                for event in shown:
                     view.show(cast(Any, event))
 
 
@@ -430,4 +460,3 @@ def update_session_state(session_state_updates: dict[str, Any], context: RunCont
     """
     context.session_state.update(session_state_updates)
     return f"Session state is now {context.session_state}."
-

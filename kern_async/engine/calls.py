@@ -103,4 +103,3 @@ async def call_sync(run: Run, work: Work, call: Callable[[], T]) -> T:
     except BaseException:
         run.interrupted.append(work)
         raise
-

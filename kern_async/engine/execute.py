@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import cast
 
 import anyio
 
@@ -38,7 +39,9 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
                 run.executing = True
                 await body(run)
         if scope.cancelled_caught:
-            run.claim(RunStatus.cancelled, "deadline", f"timeout of {run.timeout:g} s" if run.timeout else None)
+            run.claim(
+                RunStatus.cancelled, "deadline", f"timeout of {run.timeout:g} s" if run.timeout else None
+            )
         else:
             run.claim(RunStatus.completed)
     except Exception as exc:  # noqa: BLE001 - failures of a run are data; cancellation is no Exception on any backend
@@ -53,8 +56,9 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
         run.finish()
 
 
-def _cause(exc: Exception) -> Exception:
+def _cause(exc: Exception) -> BaseException:
     """The failure itself, out of the groups that task groups wrap it in."""
-    while isinstance(exc, ExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc
+    cause: BaseException = exc
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
+    return cause

@@ -68,7 +68,10 @@ class _Generation:
             messages=tuple(run.messages),
             tools=tuple(
                 ToolSpec(
-                    name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
+                    name=tool.name,
+                    description=tool.description,
+                    parameters=tool.parameters,
+                    strict=tool.strict,
                 )
                 for tool in plan.tools.values()
             ),
@@ -98,14 +101,14 @@ class _Generation:
         try:
             with self._patience:
                 reply = await model.respond(self._request, self._receive)
-            if self._patience.cancelled_caught:
+            if reply is None:  # only the patience scope swallows a cancel
                 raise self._timeout()
+            return reply
         except Exception as exc:
             error = exc
             raise
         finally:
             self._close(reply, error)
-        return reply
 
     def _timeout(self) -> ModelTimeout:
         if self._first is None:

@@ -14,7 +14,9 @@ from .plan import Hook, Plan
 from .run import Run
 
 
-async def run_hooks(run: Run, plan: Plan, hooks: Sequence[Hook], when: Literal["Pre", "Post"], **given: Any) -> None:
+async def run_hooks(
+    run: Run, plan: Plan, hooks: Sequence[Hook], when: Literal["Pre", "Post"], **given: Any
+) -> None:
     """Call the hooks one after another; a sync one in a thread, and a cancel interrupts either.
 
     A hook gets those of `run_input | run_output, run_context, agent | team, session, user_id, metadata` that
@@ -41,7 +43,7 @@ async def run_hooks(run: Run, plan: Plan, hooks: Sequence[Hook], when: Literal["
 
 
 def _is_async(hook: Hook) -> bool:
-    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None))
+    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
 
 
 def _declared(hook: Hook, given: dict[str, Any]) -> dict[str, Any]:

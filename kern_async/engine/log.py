@@ -25,7 +25,15 @@ GATE_LIMIT = 256
 BRIEF = frozenset(
     prefix + name
     for prefix in ("", "Team")
-    for name in ("RunStarted", "RunContent", "RunCompleted", "RunError", "RunCancelled", "RunPaused", "RunContinued")
+    for name in (
+        "RunStarted",
+        "RunContent",
+        "RunCompleted",
+        "RunError",
+        "RunCancelled",
+        "RunPaused",
+        "RunContinued",
+    )
 )
 """Events of a stream with `stream_events=False`."""
 

@@ -21,7 +21,15 @@ import anyio.lowlevel
 
 from kern_async.backend import EventLoop
 from kern_async.run import agent, team
-from kern_async.run.base import BaseEvent, CancellationStage, CancelledBy, RunInput, RunMetrics, RunStatus, Work
+from kern_async.run.base import (
+    BaseEvent,
+    CancellationStage,
+    CancelledBy,
+    RunInput,
+    RunMetrics,
+    RunStatus,
+    Work,
+)
 from kern_async.run.context import RunContext
 from kern_async.run.message import Message, now
 from kern_async.run.tool import ToolExecution
@@ -115,14 +123,11 @@ class Run:
     def __post_init__(self) -> None:
         self.log = self.parent.log if self.parent is not None else EventLog()
         self.messages = self.input.messages()
-        # A weak reference: a created run that nobody reads must be freed, with its id, by reference counting.
-        me = weakref.ref(self)
-        self.context._is_cancelled = lambda: (run := me()) is None or run.ended or run.stopping
-        self.context._report = lambda content, call_id: run.report(content, call_id) if (run := me()) else None
+        self.context.link = _Link(self)
         if self.parent is not None:
             self.parent.children.append(self)
         who = f"{self.owner.kind}_id", f"{self.owner.kind}_name"
-        self._identity = {
+        self._identity: dict[str, Any] = {
             "run_id": self.id,
             "parent_run_id": self.parent.id if self.parent is not None else None,
             "session_id": self.session_id,
@@ -387,30 +392,55 @@ class Run:
         """The output as it would be if the run completed now."""
         state = self.context.session_state
         content = self.final if self.final is not None else "".join(self.text) or None
-        return self._output(status=RunStatus.running, content=content, metrics=self.metrics, session_state=state)
+        return self._output(
+            status=RunStatus.running, content=content, metrics=self.metrics, session_state=state
+        )
 
     def _output(self, *, content: Any, event: BaseEvent | None = None, **fields: Any) -> RunOutputs:
-        fields |= {
-            "event": event.event if event is not None else None,
-            "user_id": self.user_id,
-            "input": self.input,
-            "content": content,
-            "content_type": "str" if content is None or isinstance(content, str) else type(content).__name__,
-            "reasoning_content": "".join(self.reasoning) or None,
-            "messages": list(self.messages),
-            "tools": list(self.tools),
-            "model": self.model,
-            "model_provider": self.model_provider,
-            "metadata": dict(self.context.metadata) or None,
-            "created_at": self._created_at,
-        }
+        values: dict[str, Any] = (
+            fields
+            | self._identity
+            | {
+                "event": event.event if event is not None else None,
+                "user_id": self.user_id,
+                "input": self.input,
+                "content": content,
+                "content_type": "str"
+                if content is None or isinstance(content, str)
+                else type(content).__name__,
+                "reasoning_content": "".join(self.reasoning) or None,
+                "messages": list(self.messages),
+                "tools": list(self.tools),
+                "model": self.model,
+                "model_provider": self.model_provider,
+                "metadata": dict(self.context.metadata) or None,
+                "created_at": self._created_at,
+            }
+        )
         if self.store_events and event is not None:
             own = [e for e in self.log.events if e.run_id == self.id]
-            fields["events"] = [e for e in [*own, event] if e.event not in self.events_to_skip]
+            values["events"] = [e for e in [*own, event] if e.event not in self.events_to_skip]
         if self.owner.kind == "agent":
-            return agent.RunOutput(**self._identity, **fields)
+            return agent.RunOutput(**values)
         members = [member.output for member in self.children if member.output is not None]
-        return team.TeamRunOutput(**self._identity, member_responses=members, **fields)
+        return team.TeamRunOutput(member_responses=members, **values)
+
+
+class _Link:
+    """A context's way to its run: weak, so that a created run nobody reads is freed, with its id, when dropped."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = weakref.ref(run)
+
+    @property
+    def stopping(self) -> bool:
+        run = self._run()
+        return run is None or run.ended or run.stopping
+
+    def report(self, content: Any, tool_call_id: str | None) -> None:
+        run = self._run()
+        if run is not None:
+            run.report(content, tool_call_id)
 
 
 def inside(run: Run) -> bool:
@@ -442,6 +472,7 @@ def note_in_flight(name: str) -> object:
 
 
 def forget_in_flight(key: object) -> None:
+    """Forget what `note_in_flight` gave the key for."""
     _in_flight.pop(key, None)
 
 

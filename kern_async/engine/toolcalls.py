@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 import anyio
 
 from kern_async.exceptions import RunCancelled, ToolError
 from kern_async.run.base import Work
-from kern_async.run.context import RunContext
 from kern_async.run.message import Message, ToolCall
 from kern_async.run.tool import ToolExecution
 from kern_async.tools.result import render
@@ -52,7 +52,9 @@ async def call_tools(run: Run, plan: Plan, calls: list[ToolCall]) -> bool:
 
 
 def _message(call: ToolCall, text: str, *, error: bool = False) -> Message:
-    return Message(role="tool", content=text, tool_call_id=call.id, tool_name=call.name, tool_call_error=error)
+    return Message(
+        role="tool", content=text, tool_call_id=call.id, tool_name=call.name, tool_call_error=error
+    )
 
 
 async def _call_tool(run: Run, plan: Plan, call: ToolCall) -> tuple[Message, bool]:
@@ -73,8 +75,10 @@ async def _call_tool(run: Run, plan: Plan, call: ToolCall) -> tuple[Message, boo
             known = ", ".join(sorted(plan.tools)) or "none"
             raise ToolError(f"There is no tool {call.name!r}. Available tools: {known}.")
         if plan.tool_call_limit is not None and run.metrics.tool_calls > plan.tool_call_limit:
-            raise ToolError(f"Not called: this run may make {plan.tool_call_limit} tool calls. Answer without it.")
-        context = _context(run, call.id)
+            raise ToolError(
+                f"Not called: this run may make {plan.tool_call_limit} tool calls. Answer without it."
+            )
+        context = replace(run.context, tool_call_id=call.id)
         bound = function.bind(call.arguments, context)
         execution.tool_args = bound.args
         work = Work(kind="tool", name=function.name, run_id=run.id, tool_call_id=call.id)
@@ -126,18 +130,3 @@ def _arguments(raw: str) -> dict[str, Any]:
     except ValueError:
         return {"": raw}
     return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {"": raw}
-
-
-def _context(run: Run, tool_call_id: str) -> RunContext:
-    context = run.context
-    return RunContext(
-        run_id=context.run_id,
-        session_id=context.session_id,
-        user_id=context.user_id,
-        session_state=context.session_state,
-        dependencies=context.dependencies,
-        metadata=context.metadata,
-        tool_call_id=tool_call_id,
-        _is_cancelled=context._is_cancelled,  # noqa: SLF001 - the same run's verbs
-        _report=context._report,  # noqa: SLF001
-    )

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from kern_async.exceptions import RunCancelled
+
+
+class RunLink(Protocol):
+    """What a context needs of its run; the engine provides it."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is to stop, or has ended."""
+        ...
+
+    def report(self, content: Any, tool_call_id: str | None) -> None:
+        """Log progress, from any thread."""
+        ...
 
 
 @dataclass(kw_only=True, eq=False)
@@ -24,13 +36,13 @@ class RunContext:
     dependencies: dict[str, Any] = field(default_factory=dict[str, Any])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     tool_call_id: str | None = None
-    _is_cancelled: Callable[[], bool] = field(default=lambda: False, repr=False)
-    _report: Callable[[Any, str | None], None] = field(default=lambda content, tool_call_id: None, repr=False)
+    link: RunLink | None = field(default=None, repr=False)
+    """The engine's: how this context reaches its run."""
 
     @property
     def cancelled(self) -> bool:
         """Whether the run is to stop. Safe to read from any thread, and at no cost."""
-        return self._is_cancelled()
+        return self.link is not None and self.link.stopping
 
     def raise_if_cancelled(self) -> None:
         """Leave a sync tool early: call it now and then in a long loop, from any thread.
@@ -46,4 +58,5 @@ class RunContext:
 
         A report that arrives after the run's end is dropped.
         """
-        self._report(content, self.tool_call_id)
+        if self.link is not None:
+            self.link.report(content, self.tool_call_id)

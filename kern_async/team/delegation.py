@@ -109,7 +109,9 @@ class Delegation:
         if output is None:
             raise RuntimeError(f"run {child.id} ended without an output")
         if self.team.share_member_interactions:
-            self.interactions.append(f"{member.name or member.id} was asked: {_text(given)}\nand answered: {_text(output.content)}")
+            self.interactions.append(
+                f"{member.name or member.id} was asked: {_text(given)}\nand answered: {_text(output.content)}"
+            )
         return output
 
     def _with_interactions(self, given: Input) -> Input:
@@ -146,8 +148,6 @@ def _text(content: Any) -> str:
 
 def _merge(before: dict[str, Any], after: dict[str, Any], into: dict[str, Any]) -> None:
     """Write the top-level keys that a member changed into its team's session state."""
-    for key, value in after.items():
-        if key not in before or before[key] != value:
-            into[key] = value
+    into.update({key: value for key, value in after.items() if key not in before or before[key] != value})
     for key in before.keys() - after.keys():
         into.pop(key, None)

@@ -31,7 +31,7 @@ _WAYS = {
 
 def team_parts(team: Team) -> list[str]:
     """The parts of the leader's system message that an agent's does not have."""
-    return [_WAYS[team.mode], f"Members:\n{team.describe_members()}"]
+    return [_WAYS[TeamMode(team.mode or TeamMode.coordinate)], f"Members:\n{team.describe_members()}"]
 
 
 def describe(members: Sequence[Runnable[Any, Any]], indent: str = "") -> str:
@@ -39,7 +39,11 @@ def describe(members: Sequence[Runnable[Any, Any]], indent: str = "") -> str:
     lines: list[str] = []
     for member in members:
         what = member.role or member.description or ""
-        lines.append(f"{indent}- {member.id}" + (f" ({member.name})" if member.name else "") + (f": {what}" if what else ""))
+        lines.append(
+            f"{indent}- {member.id}"
+            + (f" ({member.name})" if member.name else "")
+            + (f": {what}" if what else "")
+        )
         nested: Sequence[Runnable[Any, Any]] = getattr(member, "members", ())
         if nested:
             lines.append(describe(nested, indent + "  "))
@@ -49,4 +53,3 @@ def describe(members: Sequence[Runnable[Any, Any]], indent: str = "") -> str:
 def members_said(answers: Sequence[tuple[str, str]]) -> str:
     """The message by which the leader hears what the members made of a broadcast."""
     return "\n\n".join(["The members' answers:", *(f"{name}:\n{text}" for name, text in answers)])
-

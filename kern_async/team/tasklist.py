@@ -30,7 +30,9 @@ class TaskList:
 
     @property
     def _state(self) -> dict[str, Any]:
-        return cast("dict[str, Any]", self.run.context.session_state.setdefault(_KEY, {"list": [], "done": None}))
+        return cast(
+            "dict[str, Any]", self.run.context.session_state.setdefault(_KEY, {"list": [], "done": None})
+        )
 
     @property
     def tasks(self) -> list[TaskState]:
@@ -120,7 +122,9 @@ class TaskList:
         """Have a member do a task; the task ends completed or failed, and goes back to pending when cut."""
         task = self._find(task_id)
         if task.status not in ("pending", "failed"):
-            raise ToolError(f"Task {task_id} is {task.status}; only a pending or failed task can be executed.")
+            raise ToolError(
+                f"Task {task_id} is {task.status}; only a pending or failed task can be executed."
+            )
         if delegation.team.find_member(member_id) is not None:
             task.assignee = member_id
             task.status = "in_progress"

@@ -138,7 +138,9 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
         tools = self._own_tools()
         for tool in inner:
             if tool.name in tools:
-                raise ConfigurationError(f"{self} has a tool {tool.name!r}, which is the name of a team's own tool")
+                raise ConfigurationError(
+                    f"{self} has a tool {tool.name!r}, which is the name of a team's own tool"
+                )
             tools[tool.name] = tool
 
         async def messages(run: Run) -> list[Message]:
@@ -172,16 +174,13 @@ async def _broadcast(run: Run) -> None:
         await delegation.ask_all()
     finally:
         answers: list[tuple[str, str]] = []
-        for child in run.children:
-            if child.output is None:
-                continue
-            member = delegation.team.find_member(child.owner.id)
-            if member is None:
-                continue
-            try:
-                text = answer_of(member, child.output)
-            except ToolError as exc:
-                text = str(exc)
-            answers.append((member.name or member.id, text))
+        outputs = {child.owner.id: child.output for child in run.children if child.output is not None}
+        for member in delegation.team.members:
+            if (output := outputs.get(member.id)) is not None:
+                try:
+                    text = answer_of(member, output)
+                except ToolError as exc:
+                    text = str(exc)
+                answers.append((member.name or member.id, text))
         if answers:
             run.messages.append(Message(role="user", content=members_said(answers)))

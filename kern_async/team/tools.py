@@ -118,9 +118,7 @@ async def execute_tasks_parallel(task_ids: list[str]) -> str:
 
 
 DELEGATE = Function.from_callable(delegate_task_to_member)
-ROUTE = replace(
-    Function.from_callable(route_task_to_member), name=DELEGATE.name, stop_after_tool_call=True
-)
+ROUTE = replace(Function.from_callable(route_task_to_member), name=DELEGATE.name, stop_after_tool_call=True)
 MEMBER_INFORMATION = Function.from_callable(get_member_information)
 TASKS = [
     Function.from_callable(tool)
