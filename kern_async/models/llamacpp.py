@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from kern_async.exceptions import ConfigurationError
 
 from .base import Emit, Model, ModelReply, ModelRequest
+from .clients import tls_context
 from .llamacpp_server import Server, ServerConfig, bundled_model, check_installed, shared_server
 from .openai import OpenAIResponses
 
@@ -50,6 +51,7 @@ class LlamaCpp(Model):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"LlamaCpp({name}={value}): it must be 1 or more")
+        tls_context()  # here rather than at the first request, where it would block the event loop
 
     async def respond(self, request: ModelRequest, emit: Emit) -> ModelReply:
         """Send one request, on the first use after starting the server. See `Model.respond`."""

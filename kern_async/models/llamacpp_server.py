@@ -112,6 +112,8 @@ class Server:
             self._closed = True
             process = self._process
         if process:
+            if not self._address.done():
+                process.kill()  # it looks at its stdin only when the model is loaded
             _end(process)
 
     def forget(self) -> None:
@@ -144,7 +146,7 @@ class Server:
             if not closed:
                 self._send_settings(process)
                 line = stdout.readline()
-                if line:
+                if line and not self._closed:
                     return line.decode().strip()
         _end(process)
         errors.seek(0)
@@ -181,8 +183,8 @@ def _start_error(config: ServerConfig, stderr: str, *, closed: bool) -> ModelErr
             "llama.cpp needs the system library libgomp.so.1, which is not there; "
             "on Debian and Ubuntu: apt-get install libgomp1"
         )
-    lines = [line for line in stderr.splitlines() if "rror" in line]
-    words = "\n".join(lines[:1] + lines[1:][-1:]) or stderr[-500:] or "it said nothing"
+    lines = stderr.splitlines() or ["it said nothing"]
+    words = "\n".join(lines if len(lines) < 4 else [*lines[:2], lines[-1]])
     return ModelError(f"llama.cpp's server did not start with {config.model_path}:\n{words}")
 
 
@@ -230,6 +232,8 @@ def shared_server(config: ServerConfig) -> Server:
     with _servers_lock:
         server = _servers.get(config)
         if server is None or not server.usable:
+            if server:
+                server.close()
             server = _servers[config] = Server(config)
         return server
 
