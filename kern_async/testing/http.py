@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import struct
 import sys
@@ -13,6 +14,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 _MAX_HEAD = 65_536
+_TURN = 16  # sends until other tasks may run: each time costs more than a send
 _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # closing resets the connection
 
 
@@ -83,7 +85,7 @@ class Exchange:
         self._send(b"%x\r\n%b\r\n" % (len(data), data) if data else b"")
 
     async def drained(self) -> None:
-        """Wait while the client reads too slowly; let other tasks run in any case."""
+        """Wait while the client reads too slowly; let other tasks run now and then in any case."""
         await self._connection.drained()
 
     def finish(self, data: bytes) -> None:
@@ -126,6 +128,7 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
+        self._sends = itertools.count(1)
         self._room: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport
 
@@ -159,11 +162,11 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     async def drained(self) -> None:
-        """Wait while what was sent piles up; let other tasks run in any case."""
-        if self._room is None:
-            await asyncio.sleep(0)
-        else:
+        """Wait while what was sent piles up; let other tasks run now and then in any case."""
+        if self._room is not None:
             await self._room
+        elif next(self._sends) % _TURN == 0:
+            await asyncio.sleep(0)
 
     def cut(self, *, reset: bool) -> None:
         """Reset the connection, or close it when what was written is sent."""
