@@ -149,6 +149,8 @@ class Tool(Function, Generic[P, R]):
     def __get__(
         self: Tool[Concatenate[S, Q], R], instance: S, owner: type[S] | None = None
     ) -> Tool[Q, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Self: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return super().__get__(instance, owner)
 

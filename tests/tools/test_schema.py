@@ -82,7 +82,7 @@ def test_every_type_that_pydantic_knows_is_told_without_titles() -> None:
         span: Range,
         size: Annotated[int, Field(gt=0, description="How big.", title="Size")],
         anything: Any,
-        bare,  # type: ignore[no-untyped-def]  # noqa: ANN001
+        bare,
     ) -> None: ...
 
     function = Function.from_callable(tool)
@@ -114,7 +114,7 @@ def test_any_python_name_can_be_a_parameter() -> None:
 
 def test_var_keywords_open_the_schema_with_their_type() -> None:
     def typed(**counts: int) -> None: ...
-    def untyped(*_: object, **rest) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN003
+    def untyped(*_: object, **rest) -> None: ...
 
     assert Function.from_callable(typed).parameters["additionalProperties"] == {"type": "integer"}
     assert Function.from_callable(untyped).parameters["additionalProperties"] is True
@@ -134,7 +134,7 @@ def test_the_context_is_never_in_the_schema() -> None:
 
 
 def test_a_parameter_is_a_context_by_its_annotation_and_not_by_its_name() -> None:
-    def tool(run_context: str, context) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def tool(run_context: str, context) -> None: ...
 
     assert list(properties(tool)) == ["run_context", "context"]
 
@@ -341,7 +341,7 @@ def test_a_types_own_description_goes_before_the_docstrings() -> None:
 
 def test_what_is_async_and_what_is_a_generator_is_known_of_every_callable() -> None:
     async def coroutine() -> None: ...
-    async def async_generator():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    async def async_generator():
         yield 1
 
     def generator() -> Iterator[int]:
