@@ -348,8 +348,9 @@ class Run:
         state = _snapshot(self.context.session_state)
         error = str(self.error) if self.error is not None else None
         error_type = type(self.error).__name__ if self.error is not None else None
-        shared = {"status": outcome.status, "metrics": self.metrics, "content": content}
+        shared: dict[str, Any] = {"status": outcome.status, "metrics": self.metrics, "content": content}
         end: dict[str, Any] = {"error": error, "error_type": error_type}
+        fields: dict[str, Any]
         if outcome.status is RunStatus.completed:
             name, fields = "RunCompleted", {"session_state": state}
         elif outcome.status is RunStatus.error:
