@@ -41,9 +41,9 @@ class OpenAIChat(OpenAIModel):
             ModelKeyMissing: there is no API key, and the server is OpenAI's.
         """
         body = await self._converted(request)
-        reader = ChatReader(emit)
+        reader = ChatReader()
         async with self._lent_client() as client:
-            await exchange(client, "/chat/completions", body, reader, self._options())
+            await exchange(client, "/chat/completions", body, reader, emit, self._options())
         return reader.reply()
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:

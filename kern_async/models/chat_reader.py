@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from kern_async.exceptions import ModelProtocolError, ModelResponseError
 from kern_async.run.message import ToolCall
 
 from .answer import text_of, token_count, whole_calls
-from .base import DeltaKind, Emit, ModelReply, Usage
-from .faults import malformed, reported_fault
+from .base import DeltaKind, ModelReply, Usage
+from .faults import reported_fault
 
 _FALLBACK = "a failure without a reason"
 
@@ -25,35 +25,48 @@ class _Call:
 
 
 class ChatReader:
-    """Emits the deltas of one chat completion and makes its reply."""
+    """Reads the deltas of one chat completion and makes its reply."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self) -> None:
         self.complete = False
         """The provider has said why the model stopped; only its usage may still come."""
-        self._emit = emit
         self._calls: list[_Call] = []
         self._has_text = False
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
 
-    async def receive(self, event: dict[str, Any]) -> None:
-        """Take the next chunk.
-
-        Raises:
-            ModelResponseError: the answer failed, by its own account.
-            ModelProtocolError: the chunk is not what the protocol says.
-        """
-        try:
-            deltas = self._take(event)
-        except (AttributeError, KeyError, TypeError, IndexError) as error:
-            raise malformed(event, error) from None
-        for kind, text in deltas:
-            if text:
-                await self._emit(kind, text)
+    def take(self, event: dict[str, Any]) -> list[tuple[DeltaKind, str]]:
+        """What the next chunk adds; see `Reader.take`."""
+        if event.get("error"):
+            raise reported_fault(event["error"], _FALLBACK)
+        if event.get("usage"):
+            self._take_usage(event["usage"])
+        choices = event["choices"]
+        if not choices:
+            return []
+        choice: dict[str, Any] = choices[0]
+        deltas: list[tuple[DeltaKind, str]] = []
+        delta: dict[str, Any] = choice.get("delta") or {}
+        if len(delta) == 1 and (content := delta.get("content")):
+            deltas.append(("text", text_of(content)))
+            self._has_text = True
+        elif delta:
+            reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
+            deltas.append(("reasoning", text_of(reasoning)))
+            for text in (delta.get("content"), delta.get("refusal")):
+                if text:
+                    deltas.append(("text", text_of(text)))
+                    self._has_text = True
+            deltas.extend(("arguments", self._call(part)) for part in delta.get("tool_calls") or ())
+        if reason := choice.get("finish_reason"):
+            self._finish_reason = text_of(reason)
+            self.complete = True
+        return deltas
 
     def trail(self, event: dict[str, Any]) -> None:
         """Take a chunk that came after the end of the answer: it may bring the usage."""
-        self._take_usage(event)
+        if event.get("usage"):
+            self._take_usage(event["usage"])
 
     def reply(self) -> ModelReply:
         """The reply.
@@ -79,28 +92,6 @@ class ChatReader:
             )
         return ModelReply(tool_calls=calls, usage=self._usage)
 
-    def _take(self, chunk: dict[str, Any]) -> list[tuple[DeltaKind, str]]:
-        if chunk.get("error"):
-            raise reported_fault(chunk["error"], _FALLBACK)
-        self._take_usage(chunk)
-        choices = chunk["choices"]
-        if not choices:
-            return []
-        choice: dict[str, Any] = choices[0]
-        deltas: list[tuple[DeltaKind, str]] = []
-        if delta := choice.get("delta"):
-            reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
-            deltas.append(("reasoning", text_of(reasoning)))
-            for text in (delta.get("content"), delta.get("refusal")):
-                if text:
-                    deltas.append(("text", text_of(text)))
-                    self._has_text = True
-            deltas.extend(("arguments", self._call(part)) for part in delta.get("tool_calls") or ())
-        if reason := choice.get("finish_reason"):
-            self._finish_reason = text_of(reason)
-            self.complete = True
-        return deltas
-
     def _call(self, part: dict[str, Any]) -> str:
         index, call_id = part.get("index"), part.get("id")
         call = next((call for call in reversed(self._calls) if call.index == index), None)
@@ -118,11 +109,7 @@ class ChatReader:
         call.arguments.append(arguments)
         return arguments
 
-    def _take_usage(self, chunk: dict[str, Any]) -> None:
-        usage = chunk.get("usage")
-        if not isinstance(usage, dict):
-            return
-        counts = cast("dict[str, Any]", usage)
+    def _take_usage(self, counts: dict[str, Any]) -> None:
         self._usage = Usage(
             input_tokens=token_count(counts, "prompt_tokens"),
             output_tokens=token_count(counts, "completion_tokens"),

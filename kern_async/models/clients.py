@@ -61,14 +61,13 @@ async def client_for(endpoint: Endpoint) -> AsyncGenerator[openai.AsyncOpenAI]:
         shard.streams -= 1
 
 
-async def close_clients(endpoint: Endpoint) -> None:
-    """Close the running loop's clients of an endpoint. Requests that are under way on them fail.
+async def close_clients(endpoint: Endpoint | None = None) -> None:
+    """Close the running loop's clients of an endpoint, or all of them. Requests under way on them fail.
 
-    A cancel does not interrupt it; it takes a second at most.
+    A cancel does not interrupt it; it takes a second at most for each endpoint.
     """
-    loop_clients = _loops.get(anyio.lowlevel.current_token().native_token)
-    clients = loop_clients.forget(endpoint) if loop_clients is not None else None
-    if clients is not None:
+    of_loop = _loops.get(anyio.lowlevel.current_token().native_token)
+    for clients in of_loop.forget(endpoint) if of_loop is not None else ():
         await clients.aclose()
 
 
@@ -142,16 +141,22 @@ class _LoopClients:
         self._by_endpoint[endpoint] = clients
         return clients, unused
 
-    def forget(self, endpoint: Endpoint) -> _Clients | None:
-        return self._by_endpoint.pop(endpoint, None)
+    def forget(self, endpoint: Endpoint | None = None) -> list[_Clients]:
+        """Let go of an endpoint's clients, or of all; the caller closes them."""
+        if endpoint is None:
+            forgotten = list(self._by_endpoint.values())
+            self._by_endpoint.clear()
+            return forgotten
+        clients = self._by_endpoint.pop(endpoint, None)
+        return [] if clients is None else [clients]
 
     async def _close_when_the_loop_ends(self) -> AsyncGenerator[None]:
         try:
             yield
         finally:
             _loops.pop(self._token, None)
-            while self._by_endpoint:
-                await self._by_endpoint.popitem()[1].aclose()
+            for clients in self.forget():
+                await clients.aclose()
 
 
 _loops: dict[object, _LoopClients] = {}  # a loop's entry is only touched in the loop's thread

@@ -6,7 +6,7 @@ rest of a run. So the request goes through the client's documented `post`, and t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import anyio
@@ -16,13 +16,15 @@ from pydantic_core import from_json
 
 from kern_async.exceptions import ModelProtocolError
 
-from .faults import TRANSPORT_ERRORS, provider_faults, reported_fault, snippet
+from .base import DeltaKind, Emit
+from .faults import TRANSPORT_ERRORS, connection_fault, malformed, provider_faults, reported_fault, snippet
 from .sse import SSESplitter
 
 # Between the event that completes an answer and the end of its bytes, in seconds. Reading on to the end lets the
 # connection serve another request, and a chat's usage comes there.
 _TRAIL_TIMEOUT = 1.0
 _CLOSE_TIMEOUT = 1.0
+_LONGEST_REFUSAL = 16_384
 _DONE = b"[DONE]"
 
 
@@ -32,8 +34,13 @@ class Reader(Protocol):
     complete: bool
     """The answer is whole: what else the stream brings is only trailing."""
 
-    async def receive(self, event: dict[str, Any]) -> None:
-        """Take the next event of an answer that is not complete."""
+    def take(self, event: dict[str, Any]) -> Sequence[tuple[DeltaKind, str]]:
+        """What the next event of an answer that is not complete adds to it; empty pieces do not count.
+
+        Raises:
+            ModelResponseError: the answer failed, by its own account.
+            AttributeError, IndexError, KeyError, TypeError: the event lacks what its type promises.
+        """
         ...
 
     def trail(self, event: dict[str, Any]) -> None:
@@ -46,9 +53,10 @@ async def exchange(
     path: str,
     body: Mapping[str, Any],
     reader: Reader,
+    emit: Emit,
     options: openai.RequestOptions,
 ) -> None:
-    """Send one request and feed the events of its answer to `reader`, until the answer or the stream ends.
+    """Send one request, let `reader` read the events of its answer and emit what they add, to the end.
 
     A cancel closes the connection at once and goes on.
 
@@ -67,67 +75,75 @@ async def exchange(
                 stream_cls=openai.AsyncStream[object],
             ),
         )
-        chunks = response.aiter_bytes()
-        try:
-            await _refuse_other_content(response, chunks)
-            await _read(chunks, reader)
-        finally:
-            await _release(response, chunks)
+    chunks = response.aiter_bytes()
+    try:
+        await _refuse_other_content(response, chunks)
+        await _read(chunks, reader, emit)
+    finally:
+        await _release(response, chunks)
 
 
-async def _read(chunks: AsyncGenerator[bytes, None], reader: Reader) -> None:
+async def _read(chunks: AsyncGenerator[bytes, None], reader: Reader, emit: Emit) -> None:
     splitter = SSESplitter()
-    async for chunk in chunks:
-        for data in _split(splitter, chunk):
-            if data == _DONE:
-                await _skip(chunks)
-                return
-            event = _event(data)
-            if reader.complete:
-                reader.trail(event)
-            else:
-                await reader.receive(event)
-        if reader.complete:
+    while True:
+        try:  # round the reading only: what `emit` raises is no fault of the provider
+            chunk = await anext(chunks)
+        except StopAsyncIteration:
+            break
+        except TRANSPORT_ERRORS as error:
+            raise connection_fault(error) from error
+        if await _take(_split(splitter, chunk), reader, emit):
             await _read_trail(chunks, splitter, reader)
             return
-    for data in splitter.close():
-        if data != _DONE and not reader.complete:
-            await reader.receive(_event(data))
+    await _take(splitter.close(), reader, emit)
+
+
+async def _take(events: list[bytes], reader: Reader, emit: Emit) -> bool:
+    """Take events; return whether the answer needs no more of them."""
+    for data in events:
+        if data == _DONE:
+            return True
+        if reader.complete:
+            _trail(data, reader)
+            continue
+        for kind, text in _deltas(reader, _event(data)):
+            if text:
+                await emit(kind, text)
+    return reader.complete
 
 
 async def _read_trail(chunks: AsyncGenerator[bytes, None], splitter: SSESplitter, reader: Reader) -> None:
     with anyio.move_on_after(_TRAIL_TIMEOUT):
         try:
             async for chunk in chunks:
-                for data in _split(splitter, chunk):
-                    if data != _DONE:
-                        reader.trail(_event(data))
-        except (*TRANSPORT_ERRORS, ModelProtocolError):
+                for data in splitter.feed(chunk):
+                    _trail(data, reader)
+        except (*TRANSPORT_ERRORS, ValueError):
             return  # the answer itself is whole
 
 
-async def _skip(chunks: AsyncGenerator[bytes, None]) -> None:
-    with anyio.move_on_after(_TRAIL_TIMEOUT):
-        try:
-            async for _ in chunks:
-                pass
-        except TRANSPORT_ERRORS:
-            return
+def _trail(data: bytes, reader: Reader) -> None:
+    try:
+        event = from_json(data)
+    except ValueError:
+        return
+    if isinstance(event, dict):
+        reader.trail(cast("dict[str, Any]", event))
 
 
 async def _release(response: httpx2.Response, chunks: AsyncGenerator[bytes, None]) -> None:
     # A response that is closed while its generators are suspended leaves the inner ones to the garbage
     # collector, which makes a task of them (asyncio) or a warning (trio). Resumed in a cancelled scope, they
     # unwind one by one, and the innermost closes the connection.
-    with anyio.CancelScope(shield=True) as scope:
-        scope.cancel()
-        try:
+    try:
+        with anyio.CancelScope(shield=True) as scope:
+            scope.cancel()
             async for _ in chunks:
                 pass
-        except TRANSPORT_ERRORS:
-            pass
-    with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-        await response.aclose()
+        with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+            await response.aclose()
+    except TRANSPORT_ERRORS:
+        pass  # it is closed
 
 
 async def _refuse_other_content(response: httpx2.Response, chunks: AsyncGenerator[bytes, None]) -> None:
@@ -135,10 +151,11 @@ async def _refuse_other_content(response: httpx2.Response, chunks: AsyncGenerato
     if content_type not in ("application/json", "text/html"):
         return
     start = b""
-    async for chunk in chunks:
-        start += chunk
-        if len(start) > 16384:
-            break
+    with provider_faults():
+        async for chunk in chunks:
+            start += chunk
+            if len(start) > _LONGEST_REFUSAL:
+                break
     if content_type == "application/json":
         try:
             answer: object = from_json(start)
@@ -150,6 +167,13 @@ async def _refuse_other_content(response: httpx2.Response, chunks: AsyncGenerato
         f"the provider answered with {content_type} where an event stream was asked for: "
         f"{snippet(start.decode(errors='replace'))}; is base_url right?"
     )
+
+
+def _deltas(reader: Reader, event: dict[str, Any]) -> Sequence[tuple[DeltaKind, str]]:
+    try:
+        return reader.take(event)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise malformed(event, error) from None
 
 
 def _split(splitter: SSESplitter, chunk: bytes) -> list[bytes]:

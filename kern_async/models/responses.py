@@ -67,10 +67,10 @@ class OpenAIResponses(OpenAIModel):
             ModelKeyMissing: there is no API key, and the server is OpenAI's.
         """
         body = await self._converted(request)
-        reader = ResponsesReader(emit)
+        reader = ResponsesReader()
         async with self._lent_client() as client:
             try:
-                await exchange(client, "/responses", body, reader, self._options())
+                await exchange(client, "/responses", body, reader, emit, self._options())
             finally:
                 if self.background and reader.response_id is not None and not reader.complete:
                     await self._cancel_generation(client, reader.response_id)

@@ -3,71 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from kern_async.exceptions import ModelProtocolError, ModelResponseError
 from kern_async.run.message import ToolCall
 
 from .answer import text_of, token_count, whole_calls
-from .base import DeltaKind, Emit, ModelReply, Usage
-from .faults import malformed, reported_fault
+from .base import DeltaKind, ModelReply, Usage
+from .faults import reported_fault
+
+Deltas: TypeAlias = tuple[tuple[DeltaKind, str], ...]
 
 _FALLBACK = "a failure without a reason"
 
 
 class ResponsesReader:
-    """Emits the deltas of one response and makes its reply."""
+    """Reads the deltas of one response and makes its reply."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self) -> None:
         self.complete = False
         """The provider has said how the response ended."""
         self.response_id: str | None = None
         self.items_to_return: list[dict[str, Any]] = []
         """The output items, if the provider wants more of them back than a message tells."""
-        self._emit = emit
         self._sent: list[str] = []  # text that was emitted, and where in it the open item and part begin
         self._item_start = 0
         self._part_start = 0
         self._items: list[tuple[int, dict[str, Any]]] = []  # with their place in the output
         self._reply: ModelReply | None = None
 
-    async def receive(self, event: dict[str, Any]) -> None:
-        """Take the next event.
-
-        Raises:
-            ModelResponseError: the response failed, by its own account.
-            ModelProtocolError: the event lacks what its type promises.
-        """
-        try:
-            delta = self._take(event)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise malformed(event, error) from None
-        if delta is not None and delta[1]:
-            await self._emit(*delta)
-
-    def trail(self, event: dict[str, Any]) -> None:
-        """Take an event that came after the end: of no meaning."""
-
-    def reply(self) -> ModelReply:
-        """The reply.
-
-        Raises:
-            ModelProtocolError: the stream ended and did not say how the response did.
-        """
-        if self._reply is None:
-            raise ModelProtocolError("the provider's stream ended without a response.completed event")
-        return self._reply
-
-    def _take(self, event: dict[str, Any]) -> tuple[DeltaKind, str] | None:
+    def take(self, event: dict[str, Any]) -> Deltas:
+        """What the next event adds; see `Reader.take`."""
         match event.get("type"):
             case "response.output_text.delta" | "response.refusal.delta":
                 return self._text(text_of(event["delta"]))
             case "response.function_call_arguments.delta":
-                return "arguments", text_of(event["delta"])
+                return (("arguments", text_of(event["delta"])),)
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
-                return "reasoning", text_of(event["delta"])
+                return (("reasoning", text_of(event["delta"])),)
             case "response.reasoning_summary_part.added":
-                return "reasoning", "\n\n" if event.get("summary_index") else ""
+                return (("reasoning", "\n\n" if event.get("summary_index") else ""),)
             case "response.output_text.done":
                 return self._part_done(text_of(event["text"]))
             case "response.refusal.done":
@@ -77,7 +52,7 @@ class ResponsesReader:
             case kind:
                 return self._state(kind, event)
 
-    def _state(self, kind: object, event: dict[str, Any]) -> tuple[DeltaKind, str] | None:
+    def _state(self, kind: object, event: dict[str, Any]) -> Deltas:
         match kind:
             case "response.created" | "response.queued":
                 self.response_id = text_of(event["response"]["id"])
@@ -95,27 +70,40 @@ class ResponsesReader:
                 raise reported_fault(event["error"], _FALLBACK)
             case _:
                 pass  # the protocol grows, and what is new can be left out
-        return None
+        return ()
 
-    def _text(self, text: str) -> tuple[DeltaKind, str]:
+    def trail(self, event: dict[str, Any]) -> None:
+        """Take an event that came after the end: of no meaning."""
+
+    def reply(self) -> ModelReply:
+        """The reply.
+
+        Raises:
+            ModelProtocolError: the stream ended and did not say how the response did.
+        """
+        if self._reply is None:
+            raise ModelProtocolError("the provider's stream ended without a response.completed event")
+        return self._reply
+
+    def _text(self, text: str) -> Deltas:
         self._sent.append(text)
-        return "text", text
+        return (("text", text),)
 
-    def _unsent(self, text: str, start: int) -> tuple[DeltaKind, str]:
+    def _unsent(self, text: str, start: int) -> Deltas:
         """What of a text that is now known whole never came as a delta."""
         sent = "".join(self._sent[start:])
         return self._text(text[len(sent) :] if text.startswith(sent) else "")
 
-    def _part_done(self, text: str) -> tuple[DeltaKind, str]:
+    def _part_done(self, text: str) -> Deltas:
         unsent = self._unsent(text, self._part_start)
         self._part_start = len(self._sent)
         return unsent
 
-    def _item_done(self, event: dict[str, Any]) -> tuple[DeltaKind, str] | None:
+    def _item_done(self, event: dict[str, Any]) -> Deltas:
         item: dict[str, Any] = event["item"]
         self._items.append((event.get("output_index", len(self._items)), item))
         if item["type"] != "message":
-            return None
+            return ()
         unsent = self._unsent(item_text(item), self._item_start)
         self._item_start = self._part_start = len(self._sent)
         return unsent
@@ -125,7 +113,7 @@ class ResponsesReader:
         output: list[dict[str, Any]] = response.get("output") or []
         return output if len(output) >= len(done) else done  # some servers leave it out
 
-    def _completed(self, response: dict[str, Any]) -> tuple[DeltaKind, str]:
+    def _completed(self, response: dict[str, Any]) -> Deltas:
         items = self._output(response)
         self._reply = ModelReply(tool_calls=_calls(items), usage=_usage(response))
         if any(item["type"] not in ("message", "function_call") or "phase" in item for item in items):
@@ -133,7 +121,7 @@ class ResponsesReader:
         self.complete = True
         return self._unsent("".join(map(item_text, items)), 0)
 
-    def _incomplete(self, response: dict[str, Any]) -> tuple[DeltaKind, str]:
+    def _incomplete(self, response: dict[str, Any]) -> Deltas:
         self.complete = True
         details: dict[str, Any] = response.get("incomplete_details") or {}
         reason: str | None = details.get("reason")

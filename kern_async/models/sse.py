@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 _BOM = b"\xef\xbb\xbf"
 _LARGEST_EVENT = 64 * 1024 * 1024
+_simple_event = re.compile(rb"(?:event: [^\n]*\n)?data: ([^\n]*)").fullmatch  # the form that providers send
 
 
 class SSESplitter:
@@ -69,13 +72,8 @@ class SSESplitter:
 
 
 def _data(block: bytes) -> bytes:
-    # The two forms that providers send, without a list of lines: "data: x" and "event: y\ndata: x".
-    if block.startswith(b"event: "):
-        start = block.find(b"\n") + 1
-        if block.startswith(b"data: ", start) and start > 0 and block.find(b"\n", start) < 0:
-            return block[start + 6 :]
-    elif block.startswith(b"data: ") and b"\n" not in block:
-        return block[6:]
+    if simple := _simple_event(block):
+        return simple[1]
     lines: list[bytes] = []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
