@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 
+from pydantic_core import from_json
+
 from kern_async.exceptions import ConfigurationError
 from kern_async.run.context import RunContext
 
-from .result import drain, drain_async, json_data
+from .result import drain, drain_async
 from .schema import strict_schema
 from .signature import Signature, signature_of
 
@@ -120,9 +122,10 @@ class Function:
         Raises:
             ToolError: the arguments do not fit; the message says which, and what was expected.
         """
-        values = self._signature.validate(self.name, arguments)
-        prepared = self._signature.prepare(self.entrypoint, values, context)
-        return BoundCall(args=json_data(values), call=functools.partial(_call, prepared))
+        valid = self._signature.validate(self.name, arguments)
+        prepared = self._signature.prepare(self.entrypoint, valid, context)
+        said = valid.model_dump_json(by_alias=True, exclude_unset=True, warnings=False, fallback=str)
+        return BoundCall(args=from_json(said), call=functools.partial(_call, prepared))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.entrypoint(*args, **kwargs)

@@ -10,15 +10,6 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 
-def json_data(value: object) -> Any:
-    """`value` as JSON data; what JSON cannot say becomes `str(value)`.
-
-    Raises:
-        ValueError: it cannot be said at all: it contains itself, or bytes that are not text.
-    """
-    return to_jsonable_python(value, fallback=str, inf_nan_mode="strings")
-
-
 def render(result: object) -> str:
     """The text that the model is given for a result.
 
@@ -30,7 +21,7 @@ def render(result: object) -> str:
     if result is None:
         return ""
     try:
-        data = json_data(result)
+        data = to_jsonable_python(result, fallback=str, inf_nan_mode="strings")
     except (PydanticSerializationError, ValueError, TypeError, RecursionError):
         return str(result)
     return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)

@@ -40,8 +40,8 @@ class Signature:
     contexts: tuple[str, ...]
     positional: Mapping[str, Any]
 
-    def validate(self, tool: str, arguments: str | Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments that were given, as the types that the callable wants.
+    def validate(self, tool: str, arguments: str | Mapping[str, Any]) -> BaseModel:
+        """The arguments as the types that the callable wants.
 
         `arguments` is the model's own JSON text, or data; empty text means none.
 
@@ -50,24 +50,23 @@ class Signature:
         """
         try:
             if isinstance(arguments, str):
-                filled = self.model.model_validate_json(arguments if arguments.strip() else "{}")
-            else:
-                filled = self.model.model_validate(arguments)
+                return self.model.model_validate_json(arguments if arguments.strip() else "{}")
+            return self.model.model_validate(arguments)
         except ValidationError as error:
             raise ToolError(explain(tool, self.parameters, error)) from error
-        given = filled.model_fields_set
-        values = {
-            name: getattr(filled, field)
+
+    def prepare(
+        self, entrypoint: Callable[..., Any], arguments: BaseModel, context: RunContext
+    ) -> Callable[[], Any]:
+        """`entrypoint` with its validated arguments and the run's context, ready to be called."""
+        given = arguments.model_fields_set
+        keywords = {
+            name: getattr(arguments, field)
             for name, field in self.fields.items()
             if field in given or name not in self.optional
         }
-        return values | (filled.model_extra or {})
-
-    def prepare(
-        self, entrypoint: Callable[..., Any], values: Mapping[str, Any], context: RunContext
-    ) -> Callable[[], Any]:
-        """`entrypoint` with these arguments and the run's context, ready to be called."""
-        keywords = {**values, **dict.fromkeys(self.contexts, context)}
+        keywords |= arguments.model_extra or {}
+        keywords |= dict.fromkeys(self.contexts, context)
         positional = [keywords.pop(name, default) for name, default in self.positional.items()]
         return functools.partial(entrypoint, *positional, **keywords)
 
@@ -126,7 +125,9 @@ def _derive(entrypoint: Callable[..., Any], name: str) -> Signature:
             definitions[field] = (hint, Field(alias=parameter.name, default=None))
     if extra is not None:
         definitions["__pydantic_extra__"] = (dict[str, extra], ...)
-    config = ConfigDict(extra="forbid" if extra is None else "allow", coerce_numbers_to_str=True)
+    config = ConfigDict(
+        extra="forbid" if extra is None else "allow", coerce_numbers_to_str=True, ser_json_inf_nan="strings"
+    )
     try:
         model = create_model("Arguments", __config__=config, **definitions)
         schema = model.model_json_schema(schema_generator=Quiet)

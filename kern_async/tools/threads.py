@@ -25,7 +25,7 @@ import anyio.lowlevel
 from kern_async.backend import current_loop
 from kern_async.exceptions import ConfigurationError, ToolError
 
-try:  # only where trio or an older library brings it
+try:  # anyio looks at it where it is installed
     from sniffio import current_async_library_cvar
 except ImportError:
     current_async_library_cvar = None

@@ -3,13 +3,14 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import anyio
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import Base64Bytes, BaseModel, Field
 
 from kern_async.exceptions import ToolError
 from kern_async.run import RunContext
@@ -77,18 +78,37 @@ def test_arguments_become_the_types_that_the_function_wants_and_are_recorded_as_
         "at": "2026-11-22",
         "count": 7,
         "zipcode": "12345",
-        "points": [{"x": 1, "y": 0}],
+        "points": [{"x": 1}],
         "key": str(key),
         "span": [1, 2],
     }
 
 
-def test_what_was_recorded_can_be_bound_again() -> None:
-    def plan(at: dt.date, point: Point) -> tuple[dt.date, Point]:
-        return at, point
+def test_what_was_recorded_is_json_and_can_be_bound_again() -> None:
+    def plan(at: dt.date, point: Point, raw: Base64Bytes, size: float, *_: int, **rest: dt.date) -> list[Any]:
+        return [at, point, raw, size, rest]
 
-    bound = bind(plan, '{"at": "2026-11-22", "point": {"x": 1}}')
+    sent = {"at": "2026-11-22", "point": {"x": 1}, "raw": "/w==", "size": float("inf"), "end": "2026-11-23"}
+    bound = bind(plan, sent)
+    assert bound.call() == [
+        dt.date(2026, 11, 22),
+        Point(x=1),
+        b"\xff",
+        float("inf"),
+        {"end": dt.date(2026, 11, 23)},
+    ]
+    assert json.loads(json.dumps(bound.args, allow_nan=False)) == bound.args
     assert bind(plan, bound.args).call() == bound.call()
+
+
+def test_the_record_is_apart_from_what_the_function_gets() -> None:
+    def tool(words: list[str]) -> list[str]:
+        words.append("more")
+        return words
+
+    bound = bind(tool, '{"words": ["one"]}')
+    bound.call()
+    assert bound.args == {"words": ["one"]}
 
 
 def test_the_functions_own_default_is_used_for_what_the_model_left_out() -> None:
