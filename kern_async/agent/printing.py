@@ -249,28 +249,29 @@ class _RichScreen:
         grid = Table.grid(expand=True)
         for _ in range(columns):
             grid.add_column(ratio=1)
-        width = self._console.width // columns
         for first in range(0, len(members), columns):
             row = members[first : first + columns]
-            grid.add_row(*(self._panel(member, width, row_height) for member in row))
-        below = [self._panel(speaker, self._console.width, root_height) for speaker in root]
+            grid.add_row(*self._row(row, self._console.width // columns, row_height))
+        below = self._row(root, self._console.width, root_height)
         return Group(grid, *below) if members else Group(*below)
 
-    def _panel(self, speaker: _Speaker, width: int, height: int | None) -> RenderableType:
+    def _row(self, speakers: Sequence[_Speaker], width: int, height: int | None) -> list[RenderableType]:
+        """Panels of one height: what the longest text needs, and no more than `height`."""
         from rich.panel import Panel
         from rich.text import Text
 
-        colour = _COLOURS.get(speaker.status, "white")
-        body = self._body(speaker, width - 4, None if height is None else height - 2)
-        if height is None and speaker.end:
-            body.append(f"\n{speaker.end}" if body else speaker.end, style=f"italic {colour}")
-        return Panel(
-            body,
-            title=Text.assemble((speaker.name, "bold"), (f" {speaker.status.value.lower()}", colour)),
-            title_align="left",
-            border_style=colour,
-            height=height,
-        )
+        bodies = [self._body(speaker, width - 4, height and height - 2) for speaker in speakers]
+        needed = max((body.plain.count("\n") + 3 for body in bodies), default=None)
+        panels: list[RenderableType] = []
+        for speaker, body in zip(speakers, bodies, strict=True):
+            colour = _COLOURS.get(speaker.status, "white")
+            if height is None and speaker.end:
+                body.append(f"\n{speaker.end}" if body else speaker.end, style=f"italic {colour}")
+            title = Text.assemble((speaker.name, "bold"), (f" {speaker.status.value.lower()}", colour))
+            panels.append(
+                Panel(body, title=title, title_align="left", border_style=colour, height=height and needed)
+            )
+        return panels
 
     def _body(self, speaker: _Speaker, width: int, lines: int | None) -> Text:
         from rich.text import Text
