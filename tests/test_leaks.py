@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -14,9 +16,15 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from kern_async.agent import Agent
 from kern_async.backend import current_loop
 from kern_async.engine import stragglers
+from kern_async.models.base import ModelRequest
+from kern_async.models.openai import OpenAIResponses
 from kern_async.run.base import Work
+from kern_async.run.message import Message
+from kern_async.testing import Hang, ProviderServer, Text
+from kern_async.testing.inventory import visit_background_loop
 from kern_async.testing.leaks import Kind, LeakCheck, LeakError
 
 
@@ -104,6 +112,52 @@ async def test_a_straggler_is_seen_unless_it_is_allowed() -> None:
     await lenient.asettle()
     ended()
     await check.asettle()
+
+
+async def test_an_idle_connection_to_a_provider_is_closed_and_a_busy_one_is_seen(
+    provider: ProviderServer,
+) -> None:
+    check = a_check()
+    model = OpenAIResponses("any", api_key="any", base_url=provider.base_url)
+    request = ModelRequest(messages=[Message(role="user", content="Hello")])
+
+    async def ignore(kind: str, text: str) -> None:
+        pass
+
+    async def ask() -> None:
+        await model.respond(request, ignore)
+
+    provider.reply(Text("Hello"))
+    await ask()
+    await check.asettle()
+    async with anyio.create_task_group() as tasks:
+        provider.reply(Hang())
+        tasks.start_soon(ask)
+        await provider.await_for_request(2)
+        with pytest.raises(LeakError, match="socket"):
+            await check.asettle()
+        assert provider.open_requests == 1
+        tasks.cancel_scope.cancel()
+    await check.asettle()
+
+
+def test_the_loop_of_run_is_looked_at_too(provider: ProviderServer) -> None:
+    check = a_check()
+    agent = Agent(model=OpenAIResponses("any", api_key="any", base_url=provider.base_url))
+    agent.run("Hello").raise_for_status()
+    check.settle()
+    releases: list[Callable[[], object]] = []
+
+    async def plant() -> None:
+        release = anyio.Event()
+        current_loop().spawn(release.wait, name="forgotten", on_lost=lambda: None)
+        releases.append(partial(current_loop().soon, release.set))
+
+    visit_background_loop(plant)
+    with pytest.raises(LeakError, match=r"task: .*forgotten"):
+        check.settle()
+    releases[0]()
+    check.settle()
 
 
 async def test_what_is_just_ending_is_waited_for() -> None:
