@@ -241,6 +241,16 @@ def test_live_panels_show_the_newest_lines_and_fit_the_screen() -> None:
     assert len(frame) <= 19
 
 
+def test_a_live_panel_that_says_nothing_yet_tells_whom_it_waits_for() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=20)
+    with RunView(console=console) as view:
+        for event in STARTS:
+            view.show(event)
+        frame = live_frame(view, console, 19)
+    assert sum(line.count("waiting for its model") for line in frame) == 2
+    assert any("waiting for its members" in line for line in frame)
+
+
 def test_live_lines_do_not_flow_anew_while_text_comes() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=60, height=20)
     lines: dict[str, set[str]] = {}

@@ -278,16 +278,15 @@ class _RichScreen:
 
         if lines is None:
             return _written(Text(), speaker.said)
+        if not speaker.said and not speaker.end:
+            whom = "its members" if speaker.is_team else "its model"
+            return Text(f"waiting for {whom}", style="dim")
         tail, count = self._tails.get(speaker) or (Text(), 0)
         said = speaker.said[count:]
         wrapped = _written(tail, said).wrap(self._console, width)
         if len(wrapped) > 3 * lines and len(wrapped[-1]) < width:
             tail = Text("\n").join(wrapped[-lines:])  # cut between lines: the others must not flow anew
         self._tails[speaker] = tail, count + len(said)
-        if not wrapped and not speaker.end:
-            return Text(
-                "waiting for its members" if speaker.is_team else "waiting for its model", style="dim"
-            )
         return Text("\n").join(wrapped[-lines:])
 
 
