@@ -29,7 +29,8 @@ class Signature:
 
     `fields` names the pydantic field of each parameter that the model fills; `optional` are those of them
     that have a default of their own; `contexts` are the parameters that get the run's context;
-    `positional` are the positional-only ones, with their defaults.
+    `positional` are the positional-only ones, with their defaults; `reserved` are names that a callable with
+    `**kwargs` must not get from a model, since its arguments of these names are fixed, or ours.
     """
 
     description: str
@@ -39,6 +40,7 @@ class Signature:
     optional: frozenset[str]
     contexts: tuple[str, ...]
     positional: Mapping[str, Any]
+    reserved: frozenset[str]
 
     def validate(self, tool: str, arguments: str | Mapping[str, Any]) -> BaseModel:
         """The arguments as the types that the callable wants.
@@ -50,10 +52,14 @@ class Signature:
         """
         try:
             if isinstance(arguments, str):
-                return self.model.model_validate_json(arguments if arguments.strip() else "{}")
-            return self.model.model_validate(arguments)
+                valid = self.model.model_validate_json(arguments if arguments.strip() else "{}")
+            else:
+                valid = self.model.model_validate(arguments)
         except ValidationError as error:
             raise ToolError(explain(tool, self.parameters, error)) from error
+        if valid.model_extra and (refused := self.reserved & valid.model_extra.keys()):
+            raise ToolError(f"{tool}: wrong arguments\n- {min(refused)}: there is no such argument")
+        return valid
 
     def prepare(
         self, entrypoint: Callable[..., Any], arguments: BaseModel, context: RunContext
@@ -114,7 +120,7 @@ def _derive(entrypoint: Callable[..., Any], name: str) -> Signature:
         if _wants_context(hint):
             contexts.append(parameter.name)
             continue
-        fields[parameter.name] = field = f"p{len(fields)}"
+        fields[parameter.name] = field = f"parameter_{len(fields)}"
         if isinstance(parameter.default, FieldInfo):
             definitions[field] = (Annotated[hint, parameter.default], Field(alias=parameter.name))
         elif parameter.default is parameter.empty:
@@ -141,6 +147,7 @@ def _derive(entrypoint: Callable[..., Any], name: str) -> Signature:
         optional=frozenset(defaults),
         contexts=tuple(contexts),
         positional=positional,
+        reserved=frozenset({*fixed, *contexts, *fields.values()}),
     )
 
 

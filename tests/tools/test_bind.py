@@ -6,6 +6,7 @@ import enum
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -145,6 +146,16 @@ def test_a_model_cannot_give_the_context() -> None:
     assert "ctx: there is no such argument (arguments: it takes none)" in refusal(
         tool, '{"ctx": {"run_id": "x"}}'
     )
+
+
+def test_a_model_cannot_change_what_is_fixed_by_way_of_var_keywords() -> None:
+    def send(text: str = "", *, urgent: bool, ctx: RunContext, **rest: Any) -> dict[str, Any]:
+        return {"text": text, "urgent": urgent, "ctx": ctx, **rest}
+
+    fixed = partial(send, urgent=False)
+    assert bind(fixed, '{"to": "x"}').call() == {"text": "", "urgent": False, "ctx": CONTEXT, "to": "x"}
+    for name in ("urgent", "ctx", "parameter_0"):
+        assert f"- {name}: there is no such argument" in refusal(fixed, {name: True})
 
 
 def test_a_missing_argument_is_named_with_what_is_expected() -> None:
