@@ -9,8 +9,9 @@ anyio scope, where a stubborn one would spin.
 from __future__ import annotations
 
 import contextvars
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -83,11 +84,31 @@ async def _put_down(cancel: Callable[[], object], done: anyio.Event, deadline: f
                 return
 
 
+async def call_user(run: Run, work: Work, call: Callable[[], Any], *, is_async: bool) -> Any:
+    """Call the user's code in the way its kind needs; an awaitable that a sync callable returns is awaited."""
+    if is_async:
+        return await call_async(run, work, call)
+    result = await call_sync(run, work, call)
+    if inspect.isawaitable(result):
+
+        async def awaited() -> Any:
+            return await result
+
+        return await call_async(run, work, awaited)
+    return result
+
+
 async def call_sync(run: Run, work: Work, call: Callable[[], T]) -> T:
     """Run the user's `call()` in a daemon thread for `run`.
 
     A cancel does not wait for the thread. Before its start it never starts; later it is a straggler until it ends.
     """
+
+    def start() -> T:
+        # In the thread: a cancel that another thread claimed just now has not reached the event loop yet.
+        run.context.raise_if_cancelled()
+        return call()
+
     thread = Work(kind="thread", name=work.name, run_id=work.run_id, tool_call_id=work.tool_call_id)
 
     def abandoned() -> Callable[[], None]:
@@ -97,7 +118,7 @@ async def call_sync(run: Run, work: Work, call: Callable[[], T]) -> T:
         log("warning", "threads.exhausted", **run.names(), waiting=work.name, abandoned=list(names))
 
     try:
-        return await run_in_thread(call, name=work.name, on_abandoned=abandoned, on_blocked=blocked)
+        return await run_in_thread(start, name=work.name, on_abandoned=abandoned, on_blocked=blocked)
     except Exception:
         raise
     except BaseException:

@@ -12,7 +12,7 @@ import anyio
 from kern_async.backend import current_loop
 from kern_async.run.base import CancelledBy, RunStatus
 
-from .observe import log
+from .observe import log, wanted
 from .run import Run, current_run
 
 Body = Callable[[Run], Awaitable[None]]
@@ -34,7 +34,8 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
         with anyio.CancelScope(deadline=deadline) as scope:
             run.bind(scope, current_loop())
             run.emit("RunStarted", model=run.model, model_provider=run.model_provider)
-            log("info", "run.started", **run.names())
+            if wanted("info"):
+                log("info", "run.started", **run.names())
             if not run.cancelling:
                 run.executing = True
                 await body(run)

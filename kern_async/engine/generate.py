@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -84,7 +85,9 @@ class _Generation:
         self._argument_chars = 0
         self._began = time.monotonic()
         self._first: float | None = None
-        self._patience = anyio.CancelScope(deadline=_from_now(self._model.first_token_timeout))
+        model = plan.model
+        timed = model.first_token_timeout is not None or model.idle_timeout is not None
+        self._patience = anyio.CancelScope(deadline=_from_now(model.first_token_timeout)) if timed else None
 
     @property
     def streamed(self) -> bool:
@@ -99,11 +102,10 @@ class _Generation:
         reply: ModelReply | None = None
         error: Exception | None = None
         try:
-            with self._patience:
+            with self._patience or nullcontext():
                 reply = await model.respond(self._request, self._receive)
-            if reply is None:  # only the patience scope swallows a cancel
-                raise self._timeout()
-            return reply
+                return reply
+            raise self._timeout()  # only the patience scope swallows a cancel
         except Exception as exc:
             error = exc
             raise
@@ -124,7 +126,8 @@ class _Generation:
             return
         if self._first is None:
             self._first = time.monotonic() - self._began
-        self._patience.deadline = math.inf  # the reader's pace is not the provider's fault
+        if self._patience is not None:
+            self._patience.deadline = math.inf  # the reader's pace is not the provider's fault
         run = self._run
         if kind == "text":
             self._close_reasoning()
@@ -140,7 +143,7 @@ class _Generation:
                 await run.log.wait_for_room()
         else:
             self._argument_chars += len(piece)
-        if self._model.idle_timeout is not None:
+        if self._patience is not None:
             self._patience.deadline = _from_now(self._model.idle_timeout)
 
     def _close_reasoning(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from kern_async.run.base import Work
 
-from .calls import call_async, call_sync
+from .calls import call_user
 from .plan import Hook, Plan
 from .run import Run
 
@@ -35,10 +35,7 @@ async def run_hooks(
         work = Work(kind="hook", name=name, run_id=run.id)
         call: Callable[[], Any] = partial(hook, **_declared(hook, given))
         run.emit(f"{when}HookStarted", hook_name=name)
-        if _is_async(hook):
-            await call_async(run, work, call)
-        else:
-            await call_sync(run, work, call)
+        await call_user(run, work, call, is_async=_is_async(hook))
         run.emit(f"{when}HookCompleted", hook_name=name)
 
 

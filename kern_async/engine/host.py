@@ -51,11 +51,11 @@ async def wait_settled(run: Run) -> None:
 def wait_in_thread(run: Run, timeout: float | None = None) -> None:
     """Wait for a run's end in a thread without a loop; `timeout` in seconds."""
     until = None if timeout is None else time.monotonic() + timeout
-    while run.output is None:
+    while not run.ended:
         left = None if until is None else until - time.monotonic()
         if left is not None and left <= 0:
             return
-        run.log.changed.wait_in_thread(lambda: run.output is not None, left)
+        run.log.changed.wait_in_thread(lambda: run.ended, left)
 
 
 class BackgroundLoop:

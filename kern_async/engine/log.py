@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -47,7 +46,7 @@ class Bell:
     __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
-        self._waiters: deque[Wake] = deque()
+        self._waiters: dict[Wake, None] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiters)
@@ -56,8 +55,8 @@ class Bell:
         """Wake everybody who waits. `foreign` when the caller may not touch the waiters' event loop."""
         while self._waiters:
             try:
-                wake = self._waiters.popleft()
-            except IndexError:  # another thread rang in between
+                wake, _ = self._waiters.popitem()
+            except KeyError:  # another thread rang in between
                 return
             wake(foreign)
 
@@ -65,12 +64,12 @@ class Bell:
         """Wait for a ring, or return at once when `unless()` holds. A cancel leaves nothing behind."""
         event = anyio.Event()
         wake = _loop_waker(event.set)
-        self._waiters.append(wake)
+        self._waiters[wake] = None
         try:
             if not unless():
                 await event.wait()
         finally:
-            self._forget(wake)
+            self._waiters.pop(wake, None)
 
     def wait_in_thread(self, unless: Callable[[], bool], timeout: float | None = None) -> None:
         """The same for a thread without a loop; `timeout` in seconds. KeyboardInterrupt gets through."""
@@ -79,17 +78,13 @@ class Bell:
         def wake(_foreign: bool) -> None:
             parked.put(None)
 
-        self._waiters.append(wake)
+        self._waiters[wake] = None
         try:
             if not unless():
                 with suppress(queue.Empty):
                     parked.get(timeout=timeout)
         finally:
-            self._forget(wake)
-
-    def _forget(self, wake: Wake) -> None:
-        with suppress(ValueError):
-            self._waiters.remove(wake)
+            self._waiters.pop(wake, None)
 
 
 def _loop_waker(callback: Callable[[], object]) -> Wake:

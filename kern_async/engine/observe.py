@@ -15,12 +15,19 @@ import structlog
 _standard = logging.getLogger("kern_async")
 
 
-def log(level: Literal["info", "warning"], event: str, **fields: Any) -> None:
+Level = Literal["info", "warning"]
+_NUMBERS: dict[Level, int] = {"info": logging.INFO, "warning": logging.WARNING}
+
+
+def wanted(level: Level) -> bool:
+    """Whether a record of this level goes anywhere: ask first where making it would cost."""
+    return structlog.is_configured() or _standard.isEnabledFor(_NUMBERS[level])
+
+
+def log(level: Level, event: str, **fields: Any) -> None:
     """Log `event` with its fields, never with content of a run."""
     if structlog.is_configured():
         getattr(structlog.get_logger("kern_async"), level)(event, **fields)
-        return
-    number = logging.INFO if level == "info" else logging.WARNING
-    if _standard.isEnabledFor(number):
+    elif wanted(level):
         text = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
-        _standard.log(number, "%s %s", event, text, extra={"kern": fields})
+        _standard.log(_NUMBERS[level], "%s %s", event, text, extra={"kern": fields})

@@ -36,7 +36,7 @@ from kern_async.run.tool import ToolExecution
 
 from . import registry
 from .log import EventLog
-from .observe import log
+from .observe import log, wanted
 from .stragglers import list_straggler
 
 BLOCKED_AFTER = 0.25
@@ -114,7 +114,7 @@ class Run:
     """The run whose code started this one: the parent, or the run of the tool that called `arun`."""
     executing: bool = field(default=False, init=False)
     ended: bool = field(default=False, init=False)
-    output: RunOutputs | None = field(default=None, init=False)
+    _end: dict[str, Any] | None = field(default=None, init=False)
     _slot: dict[str, Any] = field(default_factory=dict[str, Any], init=False)
     _settle_by: float | None = field(default=None, init=False)
     _created: float = field(default_factory=time.monotonic, init=False)
@@ -269,8 +269,8 @@ class Run:
 
     async def wait_ended(self) -> None:
         """Wait, on any event loop, for the terminal event. A cancel of the wait changes nothing."""
-        while self.output is None:
-            await self.log.changed.wait(lambda: self.output is not None)
+        while not self.ended:
+            await self.log.changed.wait(lambda: self.ended)
 
     # What the run says.
 
@@ -370,24 +370,38 @@ class Run:
         event = self._events[self._prefix + name](
             **self._identity, event_index=len(self.log.events), **shared, **fields
         )
+        self._end = {"event": event.event, "session_state": state, **shared, **end}
+        if self.store_events:
+            own = [logged for logged in self.log.events if logged.run_id == self.id]
+            self._end["events"] = [
+                logged for logged in [*own, event] if logged.event not in self.events_to_skip
+            ]
         self.ended = True
-        self.output = self._output(event=event, session_state=state, **shared, **end)
         if self.parent is not None:
             self.parent.metrics.add(self.metrics)
         self._append(event, foreign=foreign)
         if self.parent is None:
             self.log.close(foreign=foreign)
-        log(
-            "info",
-            "run.ended",
-            **self.names(),
-            status=outcome.status.value,
-            cancelled_by=outcome.cancelled_by,
-            cancel_latency=settled_at - outcome.requested_at if outcome.requested_at is not None else None,
-            error_type=error_type,
-            input_tokens=self.metrics.input_tokens,
-            output_tokens=self.metrics.output_tokens,
-        )
+        if wanted("info"):
+            asked = outcome.requested_at
+            log(
+                "info",
+                "run.ended",
+                **self.names(),
+                status=outcome.status.value,
+                cancelled_by=outcome.cancelled_by,
+                cancel_latency=settled_at - asked if asked is not None else None,
+                error_type=error_type,
+                input_tokens=self.metrics.input_tokens,
+                output_tokens=self.metrics.output_tokens,
+            )
+
+    @property
+    def output(self) -> RunOutputs | None:
+        """What the run left; None until it has ended. Made when it is first asked for: most of an end's cost."""
+        if self._end is None:
+            return None
+        return self._slot.get("output") or self._slot.setdefault("output", self._output(**self._end))
 
     def draft(self) -> RunOutputs:
         """The output as it would be if the run completed now."""
@@ -397,12 +411,11 @@ class Run:
             status=RunStatus.running, content=content, metrics=self.metrics, session_state=state
         )
 
-    def _output(self, *, content: Any, event: BaseEvent | None = None, **fields: Any) -> RunOutputs:
+    def _output(self, *, content: Any, **fields: Any) -> RunOutputs:
         values: dict[str, Any] = (
             fields
             | self._identity
             | {
-                "event": event.event if event is not None else None,
                 "user_id": self.user_id,
                 "input": self.input,
                 "content": content,
@@ -418,9 +431,6 @@ class Run:
                 "created_at": self._created_at,
             }
         )
-        if self.store_events and event is not None:
-            own = [e for e in self.log.events if e.run_id == self.id]
-            values["events"] = [e for e in [*own, event] if e.event not in self.events_to_skip]
         if self.owner.kind == "agent":
             return agent.RunOutput(**values)
         members = [member.output for member in self.children if member.output is not None]
@@ -456,6 +466,8 @@ def inside(run: Run) -> bool:
 
 def _snapshot(state: dict[str, Any]) -> dict[str, Any]:
     """A copy that a tool which outlives the run cannot change any more, as deep as the values allow."""
+    if not state:
+        return {}
     try:
         return copy.deepcopy(state)
     except Exception:  # noqa: BLE001 - a value of the user's own that cannot be copied must not cost the run's end

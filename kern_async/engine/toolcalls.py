@@ -15,7 +15,7 @@ from kern_async.run.message import Message, ToolCall
 from kern_async.run.tool import ToolExecution
 from kern_async.tools.result import render
 
-from .calls import call_async, call_sync
+from .calls import call_user
 from .plan import Plan
 from .run import Run
 
@@ -84,10 +84,8 @@ async def _call_tool(run: Run, plan: Plan, call: ToolCall) -> tuple[Message, boo
         work = Work(kind="tool", name=function.name, run_id=run.id, tool_call_id=call.id)
         if function.name in plan.inner:
             result = await _call_inner(run, work, bound.call)
-        elif function.is_async:
-            result = await call_async(run, work, bound.call)
         else:
-            result = await call_sync(run, work, bound.call)
+            result = await call_user(run, work, bound.call, is_async=function.is_async)
         text = render(result)
     except Exception as exc:  # noqa: BLE001 - a tool's failure is the model's to deal with
         if isinstance(exc, RunCancelled) and run.stopping:

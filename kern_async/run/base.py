@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -42,14 +43,13 @@ stream left it. `caller`: the task that awaited or read it was cancelled. `paren
 """
 
 
-class Work(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
     """A piece of a run's work: something that a cancel cut, or that outlived its run.
 
     `kind` is `model`, `tool`, `thread` (a sync tool or hook), `hook`, `member`, `backoff` or `run` (a run whose
     event loop was gone). `run_id` is the run the work was done for; a member's is the member's own.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     kind: Literal["model", "tool", "thread", "hook", "member", "backoff", "run"]
     name: str
