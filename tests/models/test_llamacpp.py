@@ -27,6 +27,7 @@ needs_model = pytest.mark.skipif(
     reason="needs scripts/setup local",
 )
 pytestmark = [needs_model, pytest.mark.slow]
+on_one_backend = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 
 REQUEST = ModelRequest(
     messages=[
@@ -117,6 +118,7 @@ async def test_a_cancelled_generation_stops_on_the_server(server: LlamaCpp) -> N
     await until(lambda: server.slots() == 0)
 
 
+@on_one_backend
 async def test_models_of_one_configuration_share_a_server(
     server: LlamaCpp, started: Callable[[LlamaCpp], LlamaCpp]
 ) -> None:
@@ -127,6 +129,7 @@ async def test_models_of_one_configuration_share_a_server(
     assert pid_of(other) != pid_of(server)
 
 
+@on_one_backend
 async def test_close_ends_the_server_and_the_next_request_starts_one(
     started: Callable[[LlamaCpp], LlamaCpp],
 ) -> None:
@@ -140,6 +143,7 @@ async def test_close_ends_the_server_and_the_next_request_starts_one(
     assert pid_of(model) != first
 
 
+@on_one_backend
 async def test_a_server_that_died_is_replaced(started: Callable[[LlamaCpp], LlamaCpp]) -> None:
     model = started(LlamaCpp(n_parallel=1, max_output_tokens=3))
     await model.start()
@@ -176,6 +180,7 @@ async def test_a_cancel_ends_the_wait_for_the_start_and_not_the_start(
     assert pid_of(model) == first
 
 
+@on_one_backend
 async def test_a_server_closed_while_it_starts_is_an_error_to_who_waits(
     started: Callable[[LlamaCpp], LlamaCpp],
 ) -> None:
@@ -231,7 +236,7 @@ async def pid_from(process: subprocess.Popen[str]) -> int:
     return int(await anyio.to_thread.run_sync(process.stdout.readline))
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@on_one_backend
 async def test_the_server_dies_with_its_parent_even_by_kill_9() -> None:
     with parent("sys.stdin.readline(); time.sleep(60)") as process:
         pid = await pid_from(process)
@@ -240,7 +245,7 @@ async def test_the_server_dies_with_its_parent_even_by_kill_9() -> None:
     await until(lambda: gone(pid))
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@on_one_backend
 async def test_the_server_ends_when_the_script_does() -> None:
     with parent("") as process:
         pid = await pid_from(process)
@@ -248,7 +253,7 @@ async def test_the_server_ends_when_the_script_does() -> None:
     await until(lambda: gone(pid))
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@on_one_backend
 async def test_the_end_of_a_forked_process_leaves_the_server_alone() -> None:
     fork = """
         child = os.fork()
@@ -266,6 +271,7 @@ async def test_the_end_of_a_forked_process_leaves_the_server_alone() -> None:
         assert await anyio.to_thread.run_sync(process.wait) == 0
 
 
+@on_one_backend
 async def test_a_file_that_is_no_model_is_an_error_with_the_servers_own_words(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"not a model")
@@ -273,11 +279,13 @@ async def test_a_file_that_is_no_model_is_an_error_with_the_servers_own_words(tm
         await LlamaCpp(model_path=path).start()
 
 
+@on_one_backend
 async def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"missing\.gguf'\): there is no such file"):
         await LlamaCpp(model_path=tmp_path / "missing.gguf").start()
 
 
+@on_one_backend
 @pytest.mark.parametrize(
     ("package", "advice"),
     [
