@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import anyio
+import httpx2
+
 from kern_async.exceptions import ConfigurationError
 
 from .base import Emit, Model, ModelReply, ModelRequest
 from .clients import tls_context
 from .llamacpp_server import Server, ServerConfig, bundled_model, check_installed, shared_server
 from .openai import OpenAIResponses
+
+_CLOSE_SECONDS = 0.5
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,16 +62,24 @@ class LlamaCpp(Model):
         """Send one request, on the first use after starting the server. See `Model.respond`."""
         base_url = await self.start()
         sampling = {} if self.repeat_penalty is None else {"repeat_penalty": self.repeat_penalty}
+        http_client = httpx2.AsyncClient(
+            trust_env=False, verify=tls_context()
+        )  # no proxy reaches our loopback
         responses = OpenAIResponses(
             self.id,
             base_url=base_url,
             api_key=self.api_key,
+            http_client=http_client,
             temperature=self.temperature,
             top_p=self.top_p,
             max_output_tokens=self.max_output_tokens,
             extra_body=sampling | (self.extra_body or {}),
         )
-        return await responses.respond(request, emit)
+        try:
+            return await responses.respond(request, emit)
+        finally:
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await http_client.aclose()
 
     async def start(self) -> str:
         """Start the server if it is not running, wait until it is ready, and return `base_url`.

@@ -119,6 +119,12 @@ async def test_a_cancelled_generation_stops_on_the_server(server: LlamaCpp) -> N
 
 
 @on_one_backend
+async def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert await text_of(LlamaCpp(max_output_tokens=3))
+
+
+@on_one_backend
 async def test_models_of_one_configuration_share_a_server(
     server: LlamaCpp, started: Callable[[LlamaCpp], LlamaCpp]
 ) -> None:
