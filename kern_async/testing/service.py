@@ -118,9 +118,7 @@ class Service:
         self.errors.append(error)
         request.settle("error")
         self._changed()
-        if exchange.started:
-            exchange.cut(reset=False)
-        else:
+        if not exchange.started:  # else the connection ends with the answer unfinished
             # Not a 5xx: clients would try again.
             _refuse(exchange, 400, f"a function given to the test provider failed: {error!r}")
 

@@ -361,6 +361,20 @@ def test_a_cut_before_the_first_byte_sends_nothing(provider: ProviderServer) -> 
     assert provider.requests[0].first_byte_at is None
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_cut_closes_or_resets(provider: ProviderServer, reset: bool) -> None:
+    gate = Gate()
+    provider.reply([Text("one"), gate, Cut(reset=reset)])
+    with raw(provider) as peer:
+        read_until(peer, b'"delta":"one"')
+        gate.open()
+        if reset:
+            with pytest.raises(ConnectionResetError):
+                peer.recv(1)
+        else:
+            assert peer.recv(1) == b""
+
+
 def test_without_streaming_a_malformed_answer_is_the_body(provider: ProviderServer) -> None:
     provider.reply([Text("x"), Malformed("<html>")])
     with connection(provider) as client:
