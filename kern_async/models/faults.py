@@ -37,7 +37,6 @@ _FINAL_CODES = frozenset(
         "data_residency_mismatch",
         "insufficient_quota",
         "invalid_prompt",
-        "invalid_request_error",
         "misalignment_policy_violation",
     }
 )
@@ -78,7 +77,9 @@ def reported_fault(error: object, fallback: str) -> ModelResponseError:
         code = _text(fields.get("code")) or _text(fields.get("type"))
         error = _text(fields.get("message")) or code
     message = _text(error) or fallback
-    retryable = code is None or (code not in _FINAL_CODES and "image" not in code)
+    retryable = code is None or not (
+        code in _FINAL_CODES or code == "invalid_request_error" or "image" in code
+    )
     return ModelResponseError(f"the provider reported: {message}", code=code, retryable=retryable)
 
 
@@ -109,10 +110,10 @@ def _status_error(error: openai.APIStatusError) -> ModelStatusError:
         retry_after=_retry_after(error.response.headers),
     )
     wish = error.response.headers.get("x-should-retry")
-    if code in _FINAL_CODES or wish == "false":
+    if wish in ("true", "false"):
+        fault.retryable = wish == "true"
+    elif code in _FINAL_CODES:
         fault.retryable = False
-    elif wish == "true":
-        fault.retryable = True
     return fault
 
 
