@@ -10,6 +10,7 @@ from dataclasses import InitVar, dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
+import anyio
 from pydantic import BaseModel
 
 from kern_async.engine import control, registry
@@ -415,8 +416,13 @@ class Runnable(Generic[EventT, OutputT]):
 
         events = self.run(input, stream=True, **options)
         with RunView() as view, events:
-            for event in events if stream else list(events):
-                view.show(cast(Any, event))
+            try:
+                for event in events if stream else list(events):
+                    view.show(cast(Any, event))
+            except KeyboardInterrupt:
+                for event in events:  # what the run still said, and its end
+                    view.show(cast(Any, event))
+                raise
 
     async def aprint_response(
         self, input: Input, *, stream: bool = True, **options: Unpack[RunOptions]
@@ -427,11 +433,16 @@ class Runnable(Generic[EventT, OutputT]):
         events = self.arun(input, stream=True, **options)
         with RunView() as view:
             async with events:
-                shown = [] if stream else [event async for event in events]
-                async for event in events:
-                    view.show(cast(Any, event))
-                for event in shown:
-                    view.show(cast(Any, event))
+                try:
+                    shown = [] if stream else [event async for event in events]
+                    async for event in events:
+                        view.show(cast(Any, event))
+                    for event in shown:
+                        view.show(cast(Any, event))
+                except anyio.get_cancelled_exc_class():
+                    async for event in events:  # the run has ended: this does not wait
+                        view.show(cast(Any, event))
+                    raise
 
 
 def _slug(name: str | None) -> str:
