@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 
 import anyio
 import openai
@@ -117,7 +117,7 @@ async def run_deltas(agent: Agent) -> float:
 
 
 @contextlib.contextmanager
-def provider(*options: str) -> Iterator[str]:
+def provider(*options: str) -> Generator[str]:
     """A provider in a process of its own; gives its base URL."""
     text = "".join(f"w{n} " for n in range(DELTAS))
     command = [sys.executable, "-m", "kern_async.testing.provider", "--port", "0", "--text", text, *options]
@@ -154,16 +154,22 @@ def report(what: str, bare: float, ours: float, goal: float) -> None:
     """Print one line: the bare thing, ours, the ratio and its goal."""
     ratio = ours / bare
     verdict = "ok" if ratio <= goal else "MISSED"
-    print(f"{what:<28} bare {bare:8.1f}   kern_async {ours:8.1f}   ratio {ratio:6.2f}   goal <= {goal:g}  {verdict}")
+    print(
+        f"{what:<28} bare {bare:8.1f}   kern_async {ours:8.1f}   ratio {ratio:6.2f}   goal <= {goal:g}  {verdict}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--uvloop", action="store_true")
     arguments = parser.parse_args()
     loop = "uvloop" if arguments.uvloop else "asyncio"
-    print(f"Python {platform.python_version()}, {loop}, {os.cpu_count()} cores, openai {openai.__version__}; best of {arguments.rounds}")
+    print(
+        f"Python {platform.python_version()}, {loop}, {os.cpu_count()} cores, openai {openai.__version__}; best of {arguments.rounds}"
+    )
     anyio.run(measure, arguments.rounds, backend_options={"use_uvloop": arguments.uvloop})
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from kern_async import Agent, RunStatus, cancel_run
+from kern_async.run.base import Ended
 from kern_async.testing.scripted import ScriptedModel
 
 RACES = 1000
@@ -97,7 +97,7 @@ async def test_cancels_from_many_threads_agree_with_each_other_and_with_the_end(
             events = [event async for event in stream]
         for thread in threads:
             await anyio.to_thread.run_sync(thread.join)
-        ends = [event for event in events if hasattr(event, "status")]
+        ends = [event for event in events if isinstance(event, Ended)]
         assert len(ends) == 1
         assert any(answers) == (ends[0].status is RunStatus.cancelled)
         assert not cancel_run(f"many-{number}")
