@@ -89,7 +89,7 @@ def test_a_tool_or_hook_cancels_its_own_run_of_the_sync_facade(
     subject = situation.build(stage)
     consumer = Consumer(subject, stage, streamed=streamed)
     with consumer.running():
-        pass
+        assert stage.inside.wait(5)
     check_end(stage, situation, consumer.output, consumer.streamed)
     assert_nothing_follows(stage, situation, subject)
     check_provider(stage, situation)
