@@ -121,12 +121,13 @@ async def test_any_other_input_is_refused_at_the_call(crew: Crew, given: Any, st
         Message(role="user", content="Hello.", images=[Image(content=PIXEL)]),
         [Message(role="user", content="Hello.")],
         {"dish": "soup"},
-        {"role": "user", "content": "a dict, not a message"},
     ],
-    ids=["text", "message", "messages", "dict", "dict like a message"],
+    ids=["text", "message", "messages", "dict"],
 )
 async def test_an_output_keeps_its_input_through_json(crew: Crew, given: Any) -> None:
     output = await crew.agent().arun(given)
     again = RunOutput.from_dict(json.loads(output.to_json()))
-    assert again.input == output.input
-    assert again == output
+    assert again.to_dict() == output.to_dict()
+    assert again.input is not None
+    assert type(again.input.input_content) is type(given)
+    assert [list(m.images) for m in again.messages] == [list(m.images) for m in output.messages]
