@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,14 @@ async def until_text(stage: Stage, events: Any) -> None:
         if event.event == "RunContent":
             stage.keep()
             return
+
+
+async def raised_by(consume: Callable[[], Awaitable[object]]) -> Exception | None:
+    try:
+        await consume()
+    except Exception as exc:
+        return exc
+    return None
 
 
 async def rest(events: Any) -> list[str]:
@@ -98,13 +106,14 @@ async def test_a_block_left_unread_ends_the_run(stage: Stage) -> None:
 @pytest.mark.parametrize("leave", ["break", "raise"])
 async def test_contextlibs_aclosing_closes_a_stream(stage: Stage, leave: str) -> None:
     error = ValueError("mine")
-    try:
+
+    async def consume() -> None:
         async with aclosing(stage.team().arun("go", stream=True, run_id=stage.RUN)) as events:
             await until_text(stage, events)
             if leave == "raise":
                 raise error
-    except ValueError as exc:
-        assert exc is error
+
+    assert await raised_by(consume) is (error if leave == "raise" else None)
     assert stage.run.ended
     await stage.ended("consumer")
 
@@ -234,15 +243,10 @@ async def test_what_the_consumer_raises_comes_out_unchanged(
             await until_text(stage, events)
             raise error
 
-    try:
-        await {"unnamed": unnamed, "named": named, "block": block}[how]()
-    except ValueError as exc:
-        assert exc is error
-        assert exc.__context__ is None
-        if how == "named":  # its frame, and so the stream, lives as long as the exception
-            assert not stage.run.cancelling
-    else:
-        pytest.fail("nothing came out")
+    assert await raised_by({"unnamed": unnamed, "named": named, "block": block}[how]) is error
+    assert error.__context__ is None
+    if how == "named":  # its frame, and so the stream, lives as long as the traceback
+        assert not stage.run.cancelling
     error.__traceback__ = None
     same_cancels()
     await stage.ended("consumer")
@@ -324,11 +328,11 @@ def test_a_sync_consumer_that_leaves_ends_its_run(stage: Stage, how: str) -> Non
 
 def test_what_a_sync_consumer_raises_comes_out_unchanged(stage: Stage) -> None:
     error = ValueError("mine")
-    with pytest.raises(ValueError, match="mine") as caught:
-        with stage.team().run("go", stream=True, run_id=stage.RUN) as events:
-            next(e for e in events if e.event == "RunContent")
-            stage.keep()
-            raise error
+    events = stage.team().run("go", stream=True, run_id=stage.RUN)
+    with pytest.raises(ValueError, match="mine") as caught, events:
+        next(e for e in events if e.event == "RunContent")
+        stage.keep()
+        raise error
     assert caught.value is error
     stage.settled("consumer")
 

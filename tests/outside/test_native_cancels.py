@@ -13,8 +13,9 @@ from kern_async import abandoned, cancel_run
 from kern_async.testing import Hang, ToolCall
 
 if TYPE_CHECKING:
-    from kern_async.engine.run import Run
     from outside.conftest import Stage, Way
+
+    from kern_async.engine.run import Run
 
 ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop"], indirect=True)
 Check = Callable[[], None]
@@ -84,7 +85,7 @@ async def cancelled_by(
         try:
             await way(stage)
         except asyncio.CancelledError as exc:
-            seen.append((exc, asyncio.current_task().cancelling()))
+            seen.append((exc, task.cancelling()))
             raise
 
     task = asyncio.create_task(main())
