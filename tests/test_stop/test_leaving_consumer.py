@@ -158,7 +158,7 @@ def test_program_whose_consumer_returns_at_a_members_end_exits_at_once(provider:
     provider.reply(Forever("word ", 0.001), when=lambda request: request.model == "teller")
     environment = {**os.environ, "OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "test"}
     with subprocess.Popen(
-        [sys.executable, "-X", "dev", "-c", SCRIPT],
+        [sys.executable, "-W", "error", "-c", SCRIPT],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
