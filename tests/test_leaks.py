@@ -141,11 +141,8 @@ async def test_an_idle_connection_to_a_provider_is_closed_and_a_busy_one_is_seen
     await check.asettle()
 
 
-def test_the_loop_of_run_is_looked_at_too(provider: ProviderServer) -> None:
-    check = a_check()
-    agent = Agent(model=OpenAIResponses("any", api_key="any", base_url=provider.base_url))
-    agent.run("Hello").raise_for_status()
-    check.settle()
+def plant_in_the_loop_of_run() -> Callable[[], object]:
+    """Leaves a task there, and returns what ends it."""
     releases: list[Callable[[], object]] = []
 
     async def plant() -> None:
@@ -154,10 +151,32 @@ def test_the_loop_of_run_is_looked_at_too(provider: ProviderServer) -> None:
         releases.append(partial(current_loop().soon, release.set))
 
     visit_background_loop(plant)
+    return releases[0]
+
+
+def test_the_loop_of_run_is_looked_at_too(provider: ProviderServer) -> None:
+    check = a_check()
+    agent = Agent(model=OpenAIResponses("any", api_key="any", base_url=provider.base_url))
+    agent.run("Hello").raise_for_status()
+    check.settle()
+    release = plant_in_the_loop_of_run()
     with pytest.raises(LeakError, match=r"task: .*forgotten"):
         check.settle()
-    releases[0]()
+    release()
     check.settle()
+
+
+async def test_the_loop_of_run_is_looked_at_from_any_other(provider: ProviderServer) -> None:
+    check = a_check()
+    agent = Agent(model=OpenAIResponses("any", api_key="any", base_url=provider.base_url))
+    output = await anyio.to_thread.run_sync(agent.run, "Hello")
+    output.raise_for_status()
+    await check.asettle()
+    release = plant_in_the_loop_of_run()
+    with pytest.raises(LeakError, match=r"task: .*forgotten"):
+        await check.asettle()
+    release()
+    await check.asettle()
 
 
 async def test_what_is_just_ending_is_waited_for() -> None:

@@ -5,6 +5,7 @@ Each has a key that stays the same as long as the thing is there.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import socket
 import stat
@@ -80,7 +81,8 @@ def visit_background_loop(visit: Callable[[], Awaitable[None]]) -> None:
         finally:
             done.set()
 
-    loop.soon(partial(loop.spawn, main, name=_VISITOR, on_lost=done.set))
+    # Not in this context: it may say that trio is running here, which that loop is not.
+    loop.soon(partial(loop.spawn, main, name=_VISITOR, on_lost=done.set, context=contextvars.Context()))
     done.wait(1)
 
 
