@@ -196,7 +196,8 @@ class Run:
         # at least one of them sees the other.
         loop = self.loop
         if loop is None:
-            if self.begin():
+            # A member is about to execute and will see the claim; its log belongs to its event loop already.
+            if self.parent is None and self.begin():
                 self.settle_unstarted()
             return True
         try:
