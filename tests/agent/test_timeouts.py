@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from kern_async.run.base import RunStatus
-from kern_async.testing import Hang, Reasoning, Reply, Stall, Start, Text, ToolCall
+from kern_async.testing import Hang, Pause, Reasoning, Reply, Stall, Start, Text, ToolCall
 
 from .crew import Crew, events_of
 
@@ -47,15 +47,17 @@ async def test_no_further_content_in_time_is_a_timeout_that_keeps_the_text(any_c
     assert len(any_crew.requests()) == 1
 
 
-async def test_the_first_token_has_its_own_time(crew: Crew) -> None:
-    """`idle_timeout` alone does not limit how long a model thinks before its first token."""
-    gate_opens_after = 0.3
+async def test_the_idle_timeout_does_not_count_before_the_first_token(crew: Crew) -> None:
     agent = crew.agent(
-        "Solo",
-        [Start(), Text(["Done."]), Text(["!"], interval=0)],
-        model=crew.model("Solo", first_token_timeout=5, idle_timeout=gate_opens_after),
+        "Solo", [Start(), Pause(4 * SHORT), Text("Done.")], model=crew.model("Solo", idle_timeout=SHORT)
     )
-    assert (await agent.arun("Go.")).content == "Done.!"
+    assert (await agent.arun("Go.")).content == "Done."
+
+
+async def test_the_first_token_timeout_does_not_count_after_it(crew: Crew) -> None:
+    answer = [Text("Well, "), Pause(0.8), Text("done.")]
+    agent = crew.agent("Solo", answer, model=crew.model("Solo", first_token_timeout=0.4))
+    assert (await agent.arun("Go.")).content == "Well, done."
 
 
 @pytest.mark.parametrize(
