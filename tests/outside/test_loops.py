@@ -1,0 +1,199 @@
+"""Event loops that end, and several of them in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+import trio
+import uvloop
+
+from kern_async import abandoned, cancel_run
+from kern_async.run.base import RunStatus
+from kern_async.testing import Text, ToolCall
+
+if TYPE_CHECKING:
+    from outside.conftest import Stage
+
+Main = Callable[[], Coroutine[Any, Any, Any]]
+RUNNERS: dict[str, Callable[[Main], Any]] = {
+    "asyncio": lambda main: asyncio.run(main()),
+    "uvloop": lambda main: uvloop.run(main()),
+    "trio": trio.run,
+}
+
+
+@pytest.fixture(params=RUNNERS)
+def run_loop(request: pytest.FixtureRequest) -> Callable[[Main], Any]:
+    return RUNNERS[request.param]
+
+
+def test_a_streamed_run_ends_with_its_loop(stage: Stage, run_loop: Callable[[Main], Any]) -> None:
+    held: list[Any] = []
+
+    async def main() -> None:
+        held.append(stage.team().arun("go", stream=True, run_id=stage.RUN))
+        await anext(held[0])
+        await stage.streaming()
+
+    run_loop(main)
+    assert stage.run.ended
+    stage.settled("shutdown")
+    assert held[0].output is stage.run.output
+
+
+@pytest.mark.parametrize("runner", ["asyncio", "uvloop"])
+def test_an_awaited_run_in_a_task_that_nobody_awaits_ends_with_its_loop(stage: Stage, runner: str) -> None:
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(stage.team().arun("go", run_id=stage.RUN)))
+        await stage.streaming()
+
+    RUNNERS[runner](main)
+    assert tasks[0].cancelled()
+    stage.settled("caller")
+
+
+def test_a_loop_may_end_before_its_streamed_runs_first_step(
+    stage: Stage, run_loop: Callable[[Main], Any]
+) -> None:
+    held: list[Any] = []
+
+    async def main() -> None:
+        held.append(stage.agent().arun("go", stream=True, run_id=stage.RUN))
+        stage.keep()
+        await held[0].__aenter__()
+
+    run_loop(main)
+    stage.settled("shutdown")
+    assert stage.provider.requests == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_run_whose_loop_was_closed_under_it_can_still_be_cancelled(stage: Stage) -> None:
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _loop, _context: None)  # it complains of the tasks that were left
+    held = [stage.agent().arun("go", stream=True, run_id=stage.RUN)]
+
+    async def main() -> None:
+        await anext(held[0])
+        await stage.streaming(1)
+
+    loop.run_until_complete(main())
+    loop.close()
+    run = stage.run
+    assert not run.ended
+    assert cancel_run(stage.RUN) is True
+    assert run.ended
+    assert run.output is not None
+    assert [(work.kind, work.run_id) for work in run.output.abandoned] == [("run", stage.RUN)]
+    stage.check("request")
+    held.clear()
+    gc.collect()
+
+
+def test_an_agent_serves_the_loops_of_two_threads_at_once(stage: Stage) -> None:
+    agent = stage.agent()
+    both = threading.Barrier(2)
+    ends: list[Any] = []
+
+    def work(number: int) -> None:
+        async def main() -> None:
+            async with agent.arun("go", stream=True, run_id=f"run-{number}") as events:
+                await anext(events)
+                await stage.provider.await_for_request(2)
+                both.wait(10)
+            ends.append(events.output)
+
+        asyncio.run(main())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert {(end.run_id, end.cancelled_by) for end in ends} == {("run-0", "consumer"), ("run-1", "consumer")}
+    stage.provider.wait_until(lambda: stage.provider.open_connections == 0)
+
+
+def test_an_agent_serves_one_loop_after_another(stage: Stage) -> None:
+    stage.provider.default = Text("answer")
+    agent = stage.agent()
+
+    async def main() -> None:
+        assert (await agent.arun("go")).content == "answer"
+
+    for runner in [*RUNNERS.values(), *RUNNERS.values()]:
+        runner(main)
+    stage.provider.wait_until(lambda: stage.provider.open_connections == 0)
+
+
+async def test_run_works_inside_a_running_loop(stage: Stage) -> None:
+    stage.provider.default = Text("answer")
+    assert stage.agent().run("go").content == "answer"  # as in a notebook: it blocks the loop
+    events = [event.event for event in stage.agent().run("go", stream=True)]
+    assert events == ["RunStarted", "RunContent", "RunCompleted"]
+
+
+def test_run_on_its_own_loop_is_a_tool_error_and_hangs_nothing(stage: Stage) -> None:
+    other = stage.agent("Other")
+
+    async def ask() -> str:
+        """Ask the other one the wrong way."""
+        return str(other.run("inner").content)
+
+    async def ask_streamed() -> str:
+        """Ask the other one the wrong way, streamed."""
+        return "".join(event.content for event in other.run("inner", stream=True, run_id="inner"))
+
+    stage.provider.reply([ToolCall("ask"), ToolCall("ask_streamed")])
+    stage.provider.reply(Text("so be it"))
+    output = stage.agent(tools=[ask, ask_streamed]).run("go")
+    assert (output.status, output.content) == (RunStatus.completed, "so be it")
+    assert [tool.tool_call_error for tool in output.tools] == [True, True]
+    for tool in output.tools:
+        assert "background loop" in str(tool.result)
+    assert len(stage.provider.requests) == 2
+
+
+async def test_a_sync_tool_may_run_another_agent(stage: Stage) -> None:
+    other = stage.agent("Other")
+
+    def ask() -> str:
+        """Ask the other one."""
+        return str(other.run("inner question").content)
+
+    stage.provider.reply(ToolCall("ask"), when=lambda request: "outer" in request.text)
+    stage.provider.reply(Text("inner answer"), when=lambda request: "inner question" in request.last_text)
+    stage.provider.default = Text("outer answer")
+    output = await stage.agent(tools=[ask]).arun("outer")
+    assert output.content == "outer answer"
+    assert [tool.result for tool in output.tools] == ["inner answer"]
+
+
+async def test_a_cancel_does_not_wait_for_the_agent_that_a_sync_tool_runs(stage: Stage) -> None:
+    other = stage.agent("Other")
+    ends: list[Any] = []
+
+    def ask() -> None:
+        """Ask the other one."""
+        ends.append(other.run("inner", run_id="inner"))
+
+    stage.provider.reply(ToolCall("ask"))
+    async with stage.agent(tools=[ask]).arun("go", stream=True, run_id=stage.RUN) as events:
+        await stage.streaming(1)
+        assert events.cancel() is True
+        with anyio.fail_after(5):
+            async for _ in events:
+                pass
+    assert [work.kind for work in stage.run.output.abandoned] == ["thread"]  # pyright: ignore[reportOptionalMemberAccess]
+    cancel_run("inner")
+    await stage.provider.await_until(lambda: not abandoned())
+    assert [end.status for end in ends] == [RunStatus.cancelled]
+    await stage.ended("request")
