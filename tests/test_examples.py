@@ -1,0 +1,310 @@
+"""The examples, as a user runs them: each in a process of its own, against a provider on loopback."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kern_async.testing import Forever, ProviderServer, Request, Stall, Text, ToolCall
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+AT_ONCE = 2.0
+"""Seconds that a process may take to exit after its last word, on a busy machine."""
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def example(
+    name: str, provider: ProviderServer, seconds: float | None = None
+) -> Generator[subprocess.Popen[str]]:
+    """The running example; every warning in it is an error, and `seconds` is its delay or deadline."""
+    environment = {
+        **os.environ,
+        "OPENAI_BASE_URL": provider.base_url,
+        "OPENAI_API_KEY": "test",
+        "PYTHONIOENCODING": "utf-8",
+    }
+    if seconds is not None:
+        environment["SECONDS"] = str(seconds)
+    with subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def rest_of(process: subprocess.Popen[str], provider: ProviderServer, *, exit_code: int = 0) -> str:
+    """What it still prints; it must end at once after that, well, and with no request open."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    lines: list[str] = []
+    last = time.perf_counter()
+    for line in process.stdout:
+        lines.append(line)
+        last = time.perf_counter()
+    process.wait(10)
+    took = time.perf_counter() - last
+    # asyncio's debug mode tells of every slow step, and on a busy machine any is.
+    complaints = [line for line in process.stderr if not line.startswith("Executing <")]
+    assert not complaints
+    assert process.returncode == exit_code, "".join(lines)
+    assert took < AT_ONCE, "a process whose work is done does not wait for runs"
+    provider.wait_until(lambda: provider.open_requests == 0, timeout=1)
+    return "".join(lines)
+
+
+def run(name: str, provider: ProviderServer, seconds: float | None = None) -> str:
+    with example(name, provider, seconds) as process:
+        return rest_of(process, provider)
+
+
+def outcomes(provider: ProviderServer) -> list[str | None]:
+    return [request.outcome for request in provider.requests]
+
+
+def kept(shown: str) -> int:
+    found = re.search(r"^kept: (\d+) characters$", shown, re.MULTILINE)
+    assert found, shown
+    return int(found[1])
+
+
+def asked(request: Request) -> bool:
+    """Whether it is the first turn of somebody who has a tool."""
+    return bool(request.tool_names) and request.input[-1].get("role") == "user"
+
+
+def delegate(*members: str) -> list[Text | ToolCall]:
+    calls = [ToolCall("delegate_task_to_member", {"member_id": member, "task": "Go."}) for member in members]
+    return [Text("I ask them. "), *calls]
+
+
+# The seed: a streamed team run in one thread, cancelled from another one.
+
+
+def test_the_seed_cancelled_says_success_and_its_process_ends_at_once(provider: ProviderServer) -> None:
+    provider.reply(delegate("storytelleragent", "editoragent"), when=asked)
+    provider.default = Forever("word ", 0.002)
+    shown = run("team_run_cancellation.py", provider, seconds=0.3)
+    cancelling = re.search(r"^cancelling run ([0-9a-f]{32})$", shown, re.MULTILINE)
+    assert cancelling, shown
+    assert "it will end cancelled" in shown
+    assert re.search(r"^status: cancelled \((Team)?RunCancelled\)$", shown, re.MULTILINE)
+    assert shown.endswith("SUCCESS: the team's run was cancelled\n")
+    assert len(provider.requests) <= 3, "nothing was asked of the model after the cancel"
+    assert set(outcomes(provider)[1:]) <= {"disconnected"}
+
+
+def test_the_seed_left_alone_completes(provider: ProviderServer) -> None:
+    provider.reply(delegate("storytelleragent"), when=asked)
+    provider.reply(Text("A dragon wrote code."), when=lambda request: not request.tool_names)
+    provider.reply(Text("The end."))
+    shown = run("team_run_cancellation.py", provider, seconds=60)
+    assert "A dragon wrote code." in shown
+    assert "status: completed (TeamRunCompleted)" in shown
+    assert "SUCCESS" not in shown
+    assert outcomes(provider) == ["completed"] * 3
+
+
+def test_the_seed_against_a_provider_that_never_speaks_is_cancelled_too(provider: ProviderServer) -> None:
+    provider.default = Stall()
+    shown = run("team_run_cancellation.py", provider, seconds=0.1)
+    assert "status: cancelled (TeamRunCancelled)\ntext: 0 characters\nSUCCESS" in shown
+    assert set(outcomes(provider)) <= {"disconnected"}
+
+
+# The others.
+
+
+def test_cancel_from_a_task(provider: ProviderServer) -> None:
+    provider.default = Forever("word ", 0.002)
+    shown = run("cancel_from_a_task.py", provider, seconds=0.1)
+    assert "acancel_run returned True; the run is live: False" in shown
+    assert "CANCELLED, by request: the user pressed stop" in shown
+    assert kept(shown) == len("word ") * shown.count("word ") > 0
+    assert outcomes(provider) == ["disconnected"]
+
+
+def test_cancel_from_a_task_that_comes_too_late(provider: ProviderServer) -> None:
+    provider.default = Text("Short.")
+    shown = run("cancel_from_a_task.py", provider, seconds=60)
+    assert "COMPLETED, by None" in shown
+    assert kept(shown) == len("Short.")
+
+
+def test_cancel_from_a_tool(provider: ProviderServer) -> None:
+    provider.reply([ToolCall("transfer", {"account": "C-17", "amount": 100})])
+    shown = run("cancel_from_a_tool.py", provider)
+    assert "CANCELLED: account C-17 is frozen" in shown
+    assert "transfer {'account': 'C-17', 'amount': 100.0}: cancelled" in shown
+    assert "model requests: 1" in shown
+    assert len(provider.requests) == 1
+
+
+def test_cancel_from_a_tool_that_sees_no_reason_to(provider: ProviderServer) -> None:
+    provider.reply([ToolCall("transfer", {"account": "C-3", "amount": 20})])
+    provider.reply(Text("Sent."))
+    shown = run("cancel_from_a_tool.py", provider)
+    assert "COMPLETED: Sent." in shown
+    assert "20.0 euros were sent to C-3." in shown
+    assert "model requests: 2" in shown
+
+
+def test_asyncio_timeout(provider: ProviderServer) -> None:
+    provider.default = Forever("word ", 0.002)
+    shown = run("asyncio_timeout.py", provider, seconds=1)
+    assert "\nTimeoutError\nCANCELLED, by caller\n" in shown
+    assert kept(shown) >= len("word ") * shown.count("word ")
+    assert outcomes(provider) in (["disconnected"], [])
+
+
+def test_asyncio_timeout_that_is_long_enough(provider: ProviderServer) -> None:
+    provider.default = Text("Short.")
+    shown = run("asyncio_timeout.py", provider, seconds=60)
+    assert "TimeoutError" not in shown
+    assert "COMPLETED, by None\nkept: 6 characters" in shown
+
+
+def test_deadline(provider: ProviderServer) -> None:
+    provider.default = Forever("word ", 0.002)
+    shown = run("deadline.py", provider, seconds=1.5)
+    assert shown.startswith("CANCELLED by deadline: timeout of 1.5 s\n")
+    assert len(re.findall(r"^  CANCELLED: \d+ characters$", shown, re.MULTILINE)) == 2
+    assert "interrupted: member " in shown
+    assert "(estimated)" in shown
+    assert set(outcomes(provider)) <= {"disconnected"}
+
+
+def test_deadline_that_is_long_enough(provider: ProviderServer) -> None:
+    provider.default = Text("Yes.")
+    shown = run("deadline.py", provider, seconds=60)
+    assert shown.startswith("COMPLETED")
+    assert shown.count("  COMPLETED: 4 characters") == 2
+    assert "interrupted: nothing" in shown
+
+
+def is_talker(request: Request) -> bool:
+    return "Never come to an end" in request.text
+
+
+def test_one_member_only(provider: ProviderServer) -> None:
+    provider.reply(Forever("words and ", 0.002), when=is_talker)
+    provider.reply(
+        Text("Time flows."), when=lambda request: "one sentence" in request.text and leading(request)
+    )
+    provider.default = Text("It is a river.")
+    shown = run("one_member_only.py", provider)
+    assert "cancelling the Talker after 200 characters" in shown
+    assert "Talker was cancelled: it talks too much" in shown
+    assert "Thinker completed: It is a river." in shown
+    assert "The team completed: Time flows." in shown
+    assert sorted(map(str, outcomes(provider))) == ["completed", "completed", "disconnected"]
+
+
+def leading(request: Request) -> bool:
+    return "Sum up" in request.text
+
+
+def test_one_member_only_that_is_brief(provider: ProviderServer) -> None:
+    provider.default = Text("Brief.")
+    shown = run("one_member_only.py", provider)
+    assert "cancel" not in shown
+    assert "Talker completed: Brief." in shown
+    assert "The team completed: Brief." in shown
+
+
+def test_nested_teams(provider: ProviderServer) -> None:
+    provider.default = Forever("word ", 0.002)
+    shown = run("nested_teams.py", provider, seconds=0.1)
+    ends = re.findall(r"^cancelled: (.+)$", shown, re.MULTILINE)
+    assert sorted(ends) == ["Illustrator", "Novelist", "Poet", "Publishing House", "Writers"]
+    assert ends[-1] == "Publishing House"
+    assert ends.index("Writers") > max(ends.index("Poet"), ends.index("Novelist"))
+    assert "\nPublishing House: CANCELLED by request, 0 characters\n  Writers: CANCELLED by parent" in shown
+    assert outcomes(provider) == ["disconnected"] * 3
+
+
+def test_nested_teams_left_alone(provider: ProviderServer) -> None:
+    provider.default = Text("Waves.")
+    shown = run("nested_teams.py", provider, seconds=60)
+    assert shown.startswith("Publishing House: COMPLETED, 6 characters\n  Writers: COMPLETED")
+    assert len(provider.requests) == 5
+
+
+def test_plain_script(provider: ProviderServer) -> None:
+    provider.default = Forever("word ", 0.002)
+    shown = run("plain_script.py", provider)
+    assert "CANCELLED by consumer" in shown
+    assert kept(shown) >= 300
+    assert outcomes(provider) == ["disconnected"]
+
+
+def test_plain_script_of_a_short_story(provider: ProviderServer) -> None:
+    provider.default = Text("The end.")
+    shown = run("plain_script.py", provider)
+    assert "\nCOMPLETED" in shown
+    assert kept(shown) == len("The end.")
+
+
+def test_plain_script_and_ctrl_c(provider: ProviderServer) -> None:
+    provider.default = [Text("Once "), Stall()]
+    with example("plain_script.py", provider) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(len("Once ")) == "Once "
+        process.send_signal(signal.SIGINT)
+        shown = rest_of(process, provider, exit_code=130)
+    # The signal comes while it waits for an event, or in the body of its loop.
+    assert re.search("CANCELLED by (caller|consumer)$", shown, re.MULTILINE)
+    assert kept(shown) == len("Once ")
+    assert outcomes(provider) == ["disconnected"]
+
+
+def test_a_users_own_tests_pass() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-X",
+            "dev",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            EXAMPLES / "test_my_team.py",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^\d+ passed in", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_every_example_is_run_here() -> None:
+    source = Path(__file__).read_text()
+    for file in EXAMPLES.glob("*.py"):
+        assert f'"{file.name}"' in source or file.name == "demo.py"
+
+
+def test_examples_name_no_other_server_and_have_a_docstring() -> None:
+    for file in EXAMPLES.glob("*.py"):
+        text = file.read_text()
+        assert text.startswith('"""')
+        assert "base_url=" not in text.replace("base_url=provider.base_url", "")
