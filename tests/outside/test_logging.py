@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 import structlog
 from structlog.testing import capture_logs
@@ -69,7 +70,8 @@ async def test_a_cancelled_run_and_its_straggler_are_logged(stage: Stage, logs: 
     assert "secret" not in str(logs)
 
 
-async def test_a_tool_that_blocks_the_loop_is_named(stage: Stage, logs: list[EventDict]) -> None:
+@pytest.mark.parametrize("then", ["goes on", "returns"])
+async def test_a_tool_that_blocks_the_loop_is_named(stage: Stage, logs: list[EventDict], then: str) -> None:
     begun, cancelled = threading.Event(), threading.Event()
 
     def cancel() -> None:
@@ -82,6 +84,8 @@ async def test_a_tool_that_blocks_the_loop_is_named(stage: Stage, logs: list[Eve
         begun.set()
         cancelled.wait(10)
         time.sleep(0.3)  # noqa: ASYNC251 - the fault that is to be found
+        if then == "goes on":
+            await anyio.sleep_forever()
 
     stage.provider.reply(ToolCall("block"))
     thread = threading.Thread(target=cancel)
