@@ -22,6 +22,8 @@ import openai
 _STREAMS_PER_CLIENT = 32
 _ENDPOINTS_PER_LOOP = 64
 _CLOSE_TIMEOUT = 1.0
+# The SDK's, but for connecting: its 5 s are too short when a busy loop opens hundreds of connections.
+_TIMEOUT = httpx2.Timeout(600, connect=15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class _Shard:
     def __init__(self, endpoint: Endpoint) -> None:
         self.http = openai.DefaultAsyncHttpxClient(
             verify=tls_context(),
+            timeout=_TIMEOUT,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=_STREAMS_PER_CLIENT),
         )
         self.client = endpoint.client(self.http)

@@ -39,7 +39,7 @@ class Reader(Protocol):
 
         Raises:
             ModelResponseError: the answer failed, by its own account.
-            AttributeError, IndexError, KeyError, TypeError: the event lacks what its type promises.
+            AttributeError, IndexError, KeyError, TypeError: the event is not what its type promises.
         """
         ...
 
@@ -106,7 +106,11 @@ async def _take(events: list[bytes], reader: Reader, emit: Emit) -> bool:
         if reader.complete:
             _trail(data, reader)
             continue
-        for kind, text in _deltas(reader, _event(data)):
+        try:
+            deltas = reader.take(from_json(data))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise malformed(data, error) from None
+        for kind, text in deltas:
             if text:
                 await emit(kind, text)
     return reader.complete
@@ -169,29 +173,8 @@ async def _refuse_other_content(response: httpx2.Response, chunks: AsyncGenerato
     )
 
 
-def _deltas(reader: Reader, event: dict[str, Any]) -> Sequence[tuple[DeltaKind, str]]:
-    try:
-        return reader.take(event)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise malformed(event, error) from None
-
-
 def _split(splitter: SSESplitter, chunk: bytes) -> list[bytes]:
     try:
         return splitter.feed(chunk)
     except ValueError as error:
         raise ModelProtocolError(f"the provider sent {error}") from None
-
-
-def _event(data: bytes) -> dict[str, Any]:
-    try:
-        event = from_json(data)
-    except ValueError as error:
-        raise ModelProtocolError(
-            f"the provider sent an event that is not JSON: {snippet(data.decode(errors='replace'))} ({error})"
-        ) from None
-    if type(event) is not dict:
-        raise ModelProtocolError(
-            f"the provider sent an event that is not an object: {snippet(data.decode(errors='replace'))}"
-        )
-    return cast("dict[str, Any]", event)

@@ -83,10 +83,11 @@ def reported_fault(error: object, fallback: str) -> ModelResponseError:
     return ModelResponseError(f"the provider reported: {message}", code=code, retryable=retryable)
 
 
-def malformed(event: dict[str, Any], error: Exception) -> ModelProtocolError:
-    """The fault of an event that lacks what its type promises."""
+def malformed(event: bytes, error: Exception) -> ModelProtocolError:
+    """The fault of an event that is not JSON, or not what the protocol says of its kind."""
     return ModelProtocolError(
-        f"the provider sent a malformed event: {snippet(str(event))} ({type(error).__name__}: {error})"
+        f"the provider sent a malformed event: {snippet(event.decode(errors='replace'))} "
+        f"({type(error).__name__}: {error})"
     )
 
 

@@ -178,9 +178,17 @@ async def test_a_model_can_be_closed_early_and_used_again(
 
 
 async def test_a_close_is_whole_even_if_it_is_cancelled(
-    model: OpenAI, ask: Ask, provider: ProviderServer
+    model: OpenAI, ask: Ask, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await ask(model)
+    monkeypatch.setattr(clients, "_STREAMS_PER_CLIENT", 1)
+    gate = Gate()
+    provider.reply([Text("x"), gate], times=3)
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(ask, model)
+        await provider.await_for_request(3)
+        gate.open()
+    assert provider.open_connections == 3, "one for each client"
     with anyio.CancelScope() as scope:
         scope.cancel()
         await model.aclose()

@@ -134,7 +134,7 @@ async def test_a_malformed_event_is_an_error_and_no_connection_stays(
 ) -> None:
     provider.reply([Text("So far"), Malformed(data), Pause(60), Text("more")])
     answer = Answer()
-    with pytest.raises(ModelProtocolError) as caught:
+    with pytest.raises(ModelProtocolError, match="malformed event") as caught:
         await ask(model, answer=answer)
     assert caught.value.retryable
     assert answer.said() == "So far"
