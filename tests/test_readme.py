@@ -1,0 +1,141 @@
+"""What the README and the documents say is so: their code runs and type-checks, what they name exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kern_async.testing import Forever, ProviderServer, Reply, Text
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of Python in a page."""
+
+    page: str
+    number: int
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.page}-{self.number}"
+
+
+def blocks() -> list[Block]:
+    found: list[Block] = []
+    for page in PAGES:
+        sources = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+        found += [Block(page.name, number, source) for number, source in enumerate(sources, 1)]
+    return found
+
+
+BLOCKS = blocks()
+
+
+def run(block: Block, provider: ProviderServer, directory: Path, *, seconds: float | None = None) -> str:
+    """What the block prints, as a script; `seconds` takes the place of its delay."""
+    source = block.source if seconds is None else block.source.replace("Timer(8,", f"Timer({seconds},")
+    file = directory / f"test_{block.page.removesuffix('.md')}_{block.number}.py"
+    file.write_text(source)
+    tests = "def test_" in source and "\nanyio.run(" not in source
+    how = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if tests else ["-W", "error"]
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", *how, file],
+        cwd=directory,
+        env={**os.environ, "OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "test"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=40,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    complaints = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert not complaints
+    provider.wait_until(lambda: provider.open_requests == 0, timeout=1)
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("reply", [Text("A short answer."), Text(["word "] * 400)], ids=["short", "long"])
+def test_each_piece_of_code_runs(
+    block: Block, reply: Reply, provider: ProviderServer, tmp_path: Path
+) -> None:
+    # The page on cancelling reads a story that has no end.
+    provider.default = (
+        Forever("word ", 0.002) if "cancel_run(" in block.source and "Timer" not in block.source else reply
+    )
+    run(block, provider, tmp_path)
+
+
+def first_of_the_readme() -> Block:
+    return BLOCKS[0]
+
+
+@pytest.mark.slow
+def test_the_readmes_first_example_is_cancelled(provider: ProviderServer, tmp_path: Path) -> None:
+    provider.default = Forever("word ", 0.002)
+    shown = run(first_of_the_readme(), provider, tmp_path, seconds=0.5)
+    assert "CANCELLED request" in shown
+
+
+@pytest.mark.slow
+def test_the_readmes_first_example_left_alone_completes(provider: ProviderServer, tmp_path: Path) -> None:
+    provider.default = Text("The end.")
+    assert "COMPLETED None" in run(first_of_the_readme(), provider, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("pyright") is None, reason="needs scripts/setup quality")
+@pytest.mark.timeout(180)
+def test_all_pieces_of_code_type_check(tmp_path: Path) -> None:
+    for block in BLOCKS:
+        (tmp_path / f"{block.page.removesuffix('.md')}_{block.number}.py").write_text(
+            "# pyright: strict\n" + block.source
+        )
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    known = set(
+        re.findall(r"def (test_\w+)", "\n".join(p.read_text() for p in (ROOT / "tests").rglob("*.py")))
+    )
+    named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+    assert named <= known
+
+
+def test_engine_files_that_the_design_names_are_all_but_small_ones() -> None:
+    engine = ROOT / "kern_async" / "engine"
+    named = set(re.findall(r"`(\w+\.py)`", (ROOT / "docs" / "design.md").read_text()))
+    for name in named - {"backend.py"}:
+        assert (engine / name).exists(), name
+    missing = {file.name for file in engine.glob("*.py")} - named
+    assert missing <= {"__init__.py", "plan.py", "control.py", "observe.py"}
+
+
+def test_the_scripts_of_the_readme_exist() -> None:
+    for script in re.findall(r"\bscripts/(\w+)", (ROOT / "README.md").read_text()):
+        assert os.access(ROOT / "scripts" / script, os.X_OK), script
