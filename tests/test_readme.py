@@ -40,6 +40,34 @@ def blocks() -> list[Block]:
 
 BLOCKS = blocks()
 
+WHO_CAN_CANCEL = {
+    "anybody with the run's id": [
+        "test_cancel_ends_the_run_wherever_it_is",
+        "test_cancel_from_another_thread_ends_a_run_of_the_sync_facade",
+        "test_a_tool_or_hook_cancels_its_own_run_of_the_sync_facade",
+    ],
+    "the same, for one member": ["test_a_cancelled_member_ends_alone_and_the_leader_is_told"],
+    "a deadline": ["test_deadline"],
+    "asyncio, anyio, trio": [
+        "test_a_cancelled_task_ends_its_run",
+        "test_asyncio_timeout_ends_the_run_and_times_out",
+        "test_fail_after_ends_the_run_and_times_out",
+        "test_a_failing_sibling_ends_the_run",
+    ],
+    "who reads a stream": [
+        "test_a_break_inside_its_block_ends_the_run",
+        "test_aclose_from_another_task_gives_the_waiting_reader_the_terminal_event",
+        "test_a_sync_consumer_that_leaves_ends_its_run",
+        "test_a_dropped_stream_ends_its_run",
+    ],
+    "Ctrl-C while a script waits for a run": ["test_ctrl_c_ends_the_run_and_the_process_as_usual"],
+    "the end of the event loop or the interpreter": [
+        "test_a_streamed_run_ends_with_its_loop",
+        "test_a_process_settles_its_live_run_before_it_ends",
+    ],
+}
+"""The rows of the README's table, and the tests that make them true."""
+
 
 def run(block: Block, provider: ProviderServer, directory: Path, *, seconds: float | None = None) -> str:
     """What the block prints, as a script; `seconds` takes the place of its delay."""
@@ -116,6 +144,12 @@ def test_all_pieces_of_code_type_check(tmp_path: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def tests() -> set[str]:
+    """The names of all tests there are."""
+    files = (ROOT / "tests").rglob("*.py")
+    return {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
