@@ -36,7 +36,9 @@ class ResponsesReader:
         """What the next event adds; see `Reader.take`."""
         match event.get("type"):
             case "response.output_text.delta" | "response.refusal.delta":
-                return self._text(text_of(event["delta"]))
+                text = text_of(event["delta"])
+                self._sent.append(text)
+                return (("text", text),)
             case "response.function_call_arguments.delta":
                 return (("arguments", text_of(event["delta"])),)
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":

@@ -22,6 +22,7 @@ class SSESplitter:
         self._after_cr = False
         self._at_line_start = False
         self._bom_possible = True
+        self._head = b"data: "
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that end in this chunk.
@@ -54,14 +55,28 @@ class SSESplitter:
         if self._bom_possible:
             self._bom_possible = False
             blocks[0] = blocks[0].removeprefix(_BOM)
-        return [data for block in blocks if (data := _data(block))]
+        return self._events(blocks)
 
     def close(self) -> list[bytes]:
         """The data of a last event that the stream's end cut off from its blank line, if there is one."""
         block = b"".join(self._parts)
         self._parts = []
-        data = _data(block.removeprefix(_BOM) if self._bom_possible else block)
-        return [data] if data else []
+        return self._events([block.removeprefix(_BOM) if self._bom_possible else block])
+
+    def _events(self, blocks: list[bytes]) -> list[bytes]:
+        events: list[bytes] = []
+        for block in blocks:
+            # One event after another begins alike: what is left to do is half of all work here.
+            if block.startswith(self._head) and block.find(b"\n", len(self._head)) < 0:
+                data = block[len(self._head) :]
+            elif simple := _simple_event(block):
+                data = simple[1]
+                self._head = block[: simple.start(1)]
+            else:
+                data = _data(block)
+            if data:
+                events.append(data)
+        return events
 
     def _keep(self, part: bytes) -> None:
         self._parts.append(part)
@@ -72,8 +87,6 @@ class SSESplitter:
 
 
 def _data(block: bytes) -> bytes:
-    if simple := _simple_event(block):
-        return simple[1]
     lines: list[bytes] = []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")

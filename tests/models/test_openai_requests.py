@@ -237,8 +237,8 @@ async def test_images_and_files_are_sent_as_parts(
     message = Message(
         role="user",
         content="See",
-        images=[Image(url="https://example.com/a.png"), Image(filepath=picture, detail="low")],
-        files=[File(content=b"%PDF", filename="a.pdf")],
+        images=(Image(url="https://example.com/a.png"), Image(filepath=picture, detail="low")),
+        files=(File(content=b"%PDF", filename="a.pdf"),),
     )
     await ask(model, message)
     parts = provider.requests[0].input[0]["content"]
@@ -262,15 +262,15 @@ async def test_images_and_files_are_sent_as_parts(
 
 async def test_a_missing_image_is_a_clear_error(model: OpenAI, ask: Ask, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nothing\.png"):
-        await ask(model, Message(role="user", images=[Image(filepath=tmp_path / "nothing.png")]))
+        await ask(model, Message(role="user", images=(Image(filepath=tmp_path / "nothing.png"),)))
 
 
 async def test_what_chat_cannot_carry_is_a_clear_error(chat: OpenAIChat, ask: Ask) -> None:
     url = "https://example.com/a.pdf"
     with pytest.raises(ConfigurationError, match=url):
-        await ask(chat, Message(role="user", files=[File(url=url)]))
+        await ask(chat, Message(role="user", files=(File(url=url),)))
     with pytest.raises(ConfigurationError, match="'look'"):
-        await ask(chat, Message(role="tool", tool_call_id="c", tool_name="look", images=[Image(url=url)]))
+        await ask(chat, Message(role="tool", tool_call_id="c", tool_name="look", images=(Image(url=url),)))
 
 
 async def test_reasoning_goes_back_in_its_place_with_the_next_request(
