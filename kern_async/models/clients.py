@@ -31,7 +31,7 @@ class Endpoint:
     """Where requests go, and as whom."""
 
     api_key: str = field(repr=False)
-    base_url: str | None = None
+    base_url: str
     organization: str | None = None
     project: str | None = None
 

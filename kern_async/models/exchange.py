@@ -22,7 +22,7 @@ from .sse import SSESplitter
 
 # Between the event that completes an answer and the end of its bytes, in seconds. Reading on to the end lets the
 # connection serve another request, and a chat's usage comes there.
-_TRAIL_TIMEOUT = 1.0
+_TRAIL_TIMEOUT = 0.5
 _CLOSE_TIMEOUT = 1.0
 _LONGEST_REFUSAL = 16_384
 _DONE = b"[DONE]"

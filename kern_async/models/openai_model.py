@@ -20,7 +20,7 @@ from kern_async.exceptions import ConfigurationError, ModelKeyMissing
 from .base import Model, ModelRequest
 from .clients import Endpoint, client_for, close_clients, tls_context
 
-_OPENAI_HOST = "api.openai.com"
+_OPENAI_URL = "https://api.openai.com/v1"
 _NO_KEY = "none"
 
 
@@ -111,12 +111,12 @@ class OpenAIModel(Model):
                 yield client
 
     def _endpoint(self) -> Endpoint:
-        base_url = self.base_url or os.environ.get("OPENAI_BASE_URL") or None
-        if base_url is not None and not base_url.startswith(("http://", "https://")):
+        base_url = self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL
+        if not base_url.startswith(("http://", "https://")):
             raise ConfigurationError(f"base_url={base_url!r}: it must begin with http:// or https://")
         api_key = (self.api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
         if not api_key:
-            if base_url is None or httpx2.URL(base_url).host == _OPENAI_HOST:
+            if httpx2.URL(base_url).host == httpx2.URL(_OPENAI_URL).host:
                 raise ModelKeyMissing(
                     f"{type(self).__name__}({self.id!r}) has no API key: make one at "
                     "https://platform.openai.com/api-keys and set OPENAI_API_KEY, or pass api_key=. "

@@ -119,7 +119,7 @@ class ResponsesReader:
         items = self._output(response)
         self._reply = ModelReply(tool_calls=_calls(items), usage=_usage(response))
         if any(item["type"] not in ("message", "function_call") or "phase" in item for item in items):
-            self.items_to_return = items
+            self.items_to_return = _without_last_reasoning(items)
         self.complete = True
         return self._unsent("".join(map(item_text, items)), 0)
 
@@ -143,6 +143,14 @@ def item_text(item: Mapping[str, Any]) -> str:
     if item.get("type") != "message":
         return ""
     return "".join(part.get("text") or part.get("refusal") or "" for part in item.get("content") or ())
+
+
+def _without_last_reasoning(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # The provider refuses a conversation in which reasoning is not followed by what it led to.
+    kept = list(items)
+    while kept and kept[-1]["type"] == "reasoning":
+        kept.pop()
+    return kept
 
 
 def _calls(items: list[dict[str, Any]]) -> list[ToolCall]:

@@ -332,6 +332,16 @@ async def test_reasoning_is_asked_for_encrypted_where_the_provider_keeps_nothing
     assert "include" not in provider.requests[2].body, "models that do not reason refuse it"
 
 
+async def test_reasoning_that_led_to_nothing_does_not_go_back(
+    responses: OpenAIResponses, ask: Ask, provider: ProviderServer
+) -> None:
+    provider.reply([Reasoning("Hm."), Text("Yes."), Reasoning("Well.")])
+    provider.reply([Reasoning("Hm.")])
+    data = (await ask(responses, USER)).reply.provider_data or {}
+    assert [item["type"] for item in data["openai_responses"]["output"]] == ["reasoning", "message"]
+    assert (await ask(responses, USER)).reply.provider_data is None
+
+
 async def test_a_plain_answer_needs_no_provider_data(responses: OpenAIResponses, ask: Ask) -> None:
     assert (await ask(responses, USER)).reply.provider_data is None
 
@@ -353,7 +363,7 @@ async def test_a_missing_key_says_what_to_do(
     ask: Ask, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
     for model in (OpenAIResponses("m"), OpenAIChat("m", base_url="https://api.openai.com/v1")):
         with pytest.raises(
             ModelKeyMissing, match=r"platform\.openai\.com/api-keys.*OPENAI_API_KEY.*LlamaCpp"
