@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 AT_ONCE = 2.0
 """Seconds that a process may take to exit after its last word, on a busy machine."""
+PATIENCE = 30.0
+"""Seconds until an example that does not end is killed."""
 
 pytestmark = pytest.mark.slow
 
@@ -44,9 +47,13 @@ def example(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        hung = threading.Timer(PATIENCE, process.kill)
+        hung.start()
         try:
             yield process
         finally:
+            hung.cancel()
+            hung.join()
             process.kill()
 
 
