@@ -24,9 +24,7 @@ def remember(what: str, context: RunContext) -> str:
 async def test_a_tool_changes_the_state_of_its_run_only(crew: Crew) -> None:
     own: dict[str, Any] = {"words": ["first"]}
     given = {"more": {"deep": [1]}}
-    agent = crew.agent(
-        "Solo", ToolCall("remember", {"what": "second"}), tools=[remember], session_state=own
-    )
+    agent = crew.agent("Solo", ToolCall("remember", {"what": "second"}), tools=[remember], session_state=own)
     output = await agent.arun("Go.", session_state=given)
     assert output.session_state == {"words": ["first", "second"], "more": {"deep": [1]}}
     assert own == {"words": ["first"]}

@@ -114,9 +114,10 @@ async def test_a_second_live_run_of_an_id_is_refused(crew: Crew) -> None:
     team = crew.team(members=[crew.agent("Writer")], mode="broadcast")
     with anyio.fail_after(5):
         async with team.arun("Go.", stream=True, run_id="the-run") as events:
-            member = next(
-                [event async for event in _until(events, "RunContent")][i].run_id for i in (-1,)
-            )
+            async for event in events:
+                if event.event == "RunContent":
+                    member = event.run_id
+                    break
             for taken in ("the-run", member):
                 with pytest.raises(RunIdInUse, match=taken):
                     team.arun("Again.", stream=True, run_id=taken)
@@ -124,13 +125,6 @@ async def test_a_second_live_run_of_an_id_is_refused(crew: Crew) -> None:
                     await team.arun("Again.", run_id=taken)
     assert events.output is not None
     assert (events.output.status, events.output.cancelled_by) == (RunStatus.cancelled, "consumer")
-
-
-async def _until(events: Any, name: str) -> Any:
-    async for event in events:
-        yield event
-        if event.event == name:
-            return
 
 
 def test_ids_are_slugs_of_names_from_the_start() -> None:

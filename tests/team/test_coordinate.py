@@ -151,9 +151,7 @@ async def test_a_teams_answer_may_be_an_object(any_crew: Crew) -> None:
         title: str
 
     writer = any_crew.agent("Writer", Text("It rained."))
-    team = any_crew.team(
-        delegate("writer"), Text('{"title": "Rain"}'), members=[writer], output_schema=Story
-    )
+    team = any_crew.team(delegate("writer"), Text('{"title": "Rain"}'), members=[writer], output_schema=Story)
     assert (await team.arun("Go.")).content == Story(title="Rain")
     assert "Story" not in str(any_crew.requests("Writer")[0].body), "the schema is the team's own"
 

@@ -16,7 +16,9 @@ from ..agent.crew import Crew, Together, delegate
 
 
 async def test_the_leader_is_told_of_its_members(any_crew: Crew) -> None:
-    inner = any_crew.team(name="Inner Team", members=[any_crew.agent("Deep", role="goes deep")], role="thinks")
+    inner = any_crew.team(
+        name="Inner Team", members=[any_crew.agent("Deep", role="goes deep")], role="thinks"
+    )
     writer = any_crew.agent("Writer", role="writes", description="not said")
     team = any_crew.team(members=[writer, inner], instructions="Be brief.", description="A team.")
     await team.arun("Go.")
@@ -98,9 +100,7 @@ async def test_a_team_without_a_model_uses_its_first_members(crew: Crew) -> None
 
 async def test_models_are_found_through_nested_teams(crew: Crew) -> None:
     deep = Team(name="Inner", members=[Agent(name="Deep")])
-    crew.script(
-        "Leader", delegate("inner"), delegate("deep"), Text("deep"), Text("inner"), Text("outer")
-    )
+    crew.script("Leader", delegate("inner"), delegate("deep"), Text("deep"), Text("inner"), Text("outer"))
     output = await crew.team(members=[deep]).arun("Go.")
     assert output.content == "outer"
     assert {request.model for request in crew.provider.requests} == {"Leader"}

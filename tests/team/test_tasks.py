@@ -121,9 +121,7 @@ async def test_one_failure_among_tasks_that_run_together_leaves_the_others_alone
     ids=["task", "member", "dependency", "status", "note"],
 )
 async def test_what_makes_no_sense_is_told_to_the_leader(crew: Crew, call: ToolCall, says: str) -> None:
-    team = crew.team(
-        create("Build"), call, DONE, Text("Done."), members=[crew.agent("Worker")], mode="tasks"
-    )
+    team = crew.team(create("Build"), call, DONE, Text("Done."), members=[crew.agent("Worker")], mode="tasks")
     output = await team.arun("Go.")
     assert says in crew.told("Leader")[1]
     assert (output.status, output.content) == (RunStatus.completed, "Done.")
@@ -143,9 +141,7 @@ async def test_the_leader_keeps_the_list_by_hand(crew: Crew) -> None:
         mode="tasks",
     )
     output = await team.arun("Go.")
-    assert crew.told("Leader")[4] == (
-        "1. [completed] Think\n   result: thought\n2. [pending] Act (after: 1)"
-    )
+    assert crew.told("Leader")[4] == ("1. [completed] Think\n   result: thought\n2. [pending] Act (after: 1)")
     assert output.session_state is not None
     assert output.session_state["task_list"][0]["notes"] == ["hard"]
 

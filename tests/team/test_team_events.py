@@ -82,7 +82,10 @@ async def test_a_plain_stream_has_starts_contents_and_ends_of_all(crew: Crew) ->
 async def test_members_events_may_be_left_out(crew: Crew) -> None:
     inner = crew.team(delegate("worker"), members=[crew.agent("Worker")], name="Inner")
     team = crew.team(
-        delegate("inner"), delegate("writer"), members=[inner, crew.agent("Writer")], stream_member_events=False
+        delegate("inner"),
+        delegate("writer"),
+        members=[inner, crew.agent("Writer")],
+        stream_member_events=False,
     )
     *events, output = await events_of(team, yield_run_output=True)
     assert {event.run_id for event in events} == {output.run_id}
