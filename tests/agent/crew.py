@@ -98,7 +98,8 @@ def _passing(name: str, index: int, gates: list[Gate], finished: list[str]) -> C
 
 async def events_of(runner: Agent | Team, given: Any = "Go.", **options: Any) -> list[Any]:
     """All events of a run, members' too, and the output as the last item if it is asked for."""
-    async with runner.arun(given, stream=True, **{"stream_events": True, **options}) as events:
+    options.setdefault("stream_events", True)
+    async with runner.arun(given, stream=True, **options) as events:
         return [event async for event in events]
 
 

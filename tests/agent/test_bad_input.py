@@ -74,7 +74,7 @@ def test_a_run_that_cannot_be_is_refused_at_the_call(
 
 def test_an_agent_without_a_model_says_how_to_give_one() -> None:
     with pytest.raises(ConfigurationError, match="model=OpenAIResponses"):
-        Agent(name="Solo").arun("Go.")
+        Agent(name="Solo").arun("Go.")  # pyright: ignore[reportUnusedCoroutine]
 
 
 @pytest.mark.parametrize("holder", ["created", "live"])

@@ -96,9 +96,8 @@ async def test_the_output_is_the_last_item_where_it_is_asked_for(crew: Crew, str
 
 
 async def test_the_seeds_loop_reads_every_item(crew: Crew) -> None:
-    seen: list[tuple[str, Any]] = []
-    for chunk in await events_of(crew.agent(), stream_events=False, yield_run_output=True):
-        seen.append((chunk.event, getattr(chunk, "status", None)))
+    chunks = await events_of(crew.agent(), stream_events=False, yield_run_output=True)
+    seen = [(chunk.event, getattr(chunk, "status", None)) for chunk in chunks]
     assert seen[-2:] == [("RunCompleted", RunStatus.completed)] * 2
 
 

@@ -160,7 +160,8 @@ async def test_any_failure_of_a_hook_is_the_runs_error(crew: Crew, when: str) ->
     def fail() -> None:
         raise LookupError("no such thing")
 
-    agent = crew.agent(**{when: [fail, lambda: called.append("after it")]})
+    hooks: dict[str, Any] = {when: [fail, lambda: called.append("after it")]}
+    agent = crew.agent("Solo", **hooks)
     output = await agent.arun("Go.")
     assert (output.status, output.error_type, output.error) == (
         RunStatus.error,

@@ -68,7 +68,7 @@ async def test_an_image_goes_to_the_provider_as_a_part(any_crew: Crew, source: s
         "content": Image(content=PIXEL),
         "filepath": Image(filepath=path),
     }[source]
-    output = await any_crew.agent().arun(Message(role="user", content="What is it?", images=[image]))
+    output = await any_crew.agent().arun(Message(role="user", content="What is it?", images=(image,)))
     assert output.status is RunStatus.completed
     (item,) = any_crew.requests()[0].input
     text, picture = item["content"]
@@ -81,7 +81,7 @@ async def test_an_image_goes_to_the_provider_as_a_part(any_crew: Crew, source: s
 
 async def test_a_file_goes_to_the_provider_as_a_part(any_crew: Crew) -> None:
     file = File(content=b"%PDF", filename="menu.pdf")
-    await any_crew.agent().arun(Message(role="user", content="Read it.", files=[file]))
+    await any_crew.agent().arun(Message(role="user", content="Read it.", files=(file,)))
     (item,) = any_crew.requests()[0].input
     told = item["content"][1]
     told = told.get("file", told)
@@ -91,7 +91,7 @@ async def test_a_file_goes_to_the_provider_as_a_part(any_crew: Crew) -> None:
 
 async def test_an_image_that_cannot_be_read_is_the_runs_error(crew: Crew, tmp_path: Path) -> None:
     missing = Image(filepath=tmp_path / "nothing.png")
-    output = await crew.agent().arun(Message(role="user", content="What is it?", images=[missing]))
+    output = await crew.agent().arun(Message(role="user", content="What is it?", images=(missing,)))
     assert (output.status, output.error_type) == (RunStatus.error, "ConfigurationError")
     assert "nothing.png" in str(output.error)
     assert crew.requests() == []
@@ -110,7 +110,7 @@ def test_other_media_are_refused_by_name(media: str) -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_any_other_input_is_refused_at_the_call(crew: Crew, given: Any, stream: bool) -> None:
-    with pytest.raises(ConfigurationError, match="the input is .*Message"):
+    with pytest.raises(ConfigurationError, match=r"the input is .*Message"):
         crew.agent().arun(given, stream=stream)
 
 
@@ -118,7 +118,7 @@ async def test_any_other_input_is_refused_at_the_call(crew: Crew, given: Any, st
     "given",
     [
         "Hello.",
-        Message(role="user", content="Hello.", images=[Image(content=PIXEL)]),
+        Message(role="user", content="Hello.", images=(Image(content=PIXEL),)),
         [Message(role="user", content="Hello.")],
         {"dish": "soup"},
     ],

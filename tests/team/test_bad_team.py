@@ -39,7 +39,7 @@ def test_a_team_needs_the_word_members() -> None:
     ids=["names", "ids", "slugs", "the same"],
 )
 def test_two_members_with_one_id_are_refused(members: Any) -> None:
-    with pytest.raises(ConfigurationError, match="two members of .* have the id"):
+    with pytest.raises(ConfigurationError, match=r"two members of .* have the id"):
         Team(name="Team", members=members())
 
 
@@ -71,7 +71,7 @@ def test_a_team_that_was_emptied_is_refused_at_the_call(crew: Crew) -> None:
     team = crew.team(members=[crew.agent("Writer")])
     team.members = []
     with pytest.raises(ConfigurationError, match="no members"):
-        team.arun("Go.")
+        team.arun("Go.")  # pyright: ignore[reportUnusedCoroutine]
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,9 @@ def test_a_team_that_was_emptied_is_refused_at_the_call(crew: Crew) -> None:
     ids=["member", "mode", "max_iterations", "timeout", "cancel_grace", "model"],
 )
 def test_a_team_that_cannot_be_says_why(options: dict[str, Any], says: str) -> None:
+    given: dict[str, Any] = {"name": "Team", "members": [solo()], **options}
     with pytest.raises(ConfigurationError, match=says):
-        Team(**{"name": "Team", "members": [solo()], **options})
+        Team(**given)
 
 
 def test_an_unknown_keyword_of_a_team_is_named() -> None:
@@ -106,7 +107,7 @@ def test_an_unknown_keyword_of_a_run_is_named_at_the_call(crew: Crew, method: st
 
 def test_a_team_nobody_of_which_has_a_model_says_so() -> None:
     with pytest.raises(ConfigurationError, match="no model"):
-        Team(name="Team", members=[solo()]).arun("Go.")
+        Team(name="Team", members=[solo()]).arun("Go.")  # pyright: ignore[reportUnusedCoroutine]
 
 
 async def test_a_second_live_run_of_an_id_is_refused(crew: Crew) -> None:

@@ -53,7 +53,7 @@ async def test_the_leader_is_told_who_failed(crew: Crew) -> None:
 
 
 async def test_members_get_the_whole_message(crew: Crew) -> None:
-    given = Message(role="user", content="What is it?", images=[Image(content=b"png")])
+    given = Message(role="user", content="What is it?", images=(Image(content=b"png"),))
     await crew.team(members=[crew.agent("A"), crew.agent("B")], mode="broadcast").arun(given)
     for name in ("A", "B", "Leader"):
         parts = crew.requests(name)[0].input[0]["content"]

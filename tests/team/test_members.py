@@ -39,7 +39,7 @@ async def test_a_member_knows_nothing_of_the_team(crew: Crew) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["A story.", {"topic": "rain"}, Message(role="user", content="Look.", images=[Image(content=b"png")])],
+    ["A story.", {"topic": "rain"}, Message(role="user", content="Look.", images=(Image(content=b"png"),))],
     ids=["text", "dict", "message"],
 )
 async def test_members_may_get_the_runs_own_input(crew: Crew, given: Any) -> None:
