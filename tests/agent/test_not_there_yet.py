@@ -40,7 +40,9 @@ def test_a_teams_keyword_that_is_not_there_yet_names_itself() -> None:
         Team(members=[Agent(name="Solo")], add_team_history_to_members=True)
 
 
-@pytest.mark.parametrize("options", [{"background": True}, {"limits": object()}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"background": True}, {"limits": object()}], ids=["background", "limits"]
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_runs_keyword_that_is_not_there_yet_names_itself(
     crew: Crew, options: dict[str, Any], stream: bool
@@ -74,14 +76,22 @@ ASYNC: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", SYNC)
-@pytest.mark.parametrize("home", [kern_async, Agent(name="Solo"), Team(members=[Agent(name="Solo")])])
+@pytest.mark.parametrize(
+    "home",
+    [kern_async, Agent(name="Solo"), Team(members=[Agent(name="Solo")])],
+    ids=["module", "agent", "team"],
+)
 def test_a_verb_that_is_not_there_yet_names_itself(home: Any, name: str) -> None:
     with pytest.raises(NotImplementedError, match=name):
         SYNC[name](home)
 
 
 @pytest.mark.parametrize("name", ASYNC)
-@pytest.mark.parametrize("home", [kern_async, Agent(name="Solo"), Team(members=[Agent(name="Solo")])])
+@pytest.mark.parametrize(
+    "home",
+    [kern_async, Agent(name="Solo"), Team(members=[Agent(name="Solo")])],
+    ids=["module", "agent", "team"],
+)
 async def test_an_async_verb_that_is_not_there_yet_names_itself(home: Any, name: str) -> None:
     with pytest.raises(NotImplementedError, match=name):
         await ASYNC[name](home)
