@@ -19,7 +19,7 @@ from kern_async.testing import Forever, ProviderServer, Request, Stall, Text, To
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-AT_ONCE = 2.0
+AT_ONCE = 5.0
 """Seconds that a process may take to exit after its last word, on a busy machine."""
 PATIENCE = 30.0
 """Seconds until an example that does not end is killed."""

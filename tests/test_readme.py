@@ -146,7 +146,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-def tests() -> set[str]:
+def names_of_tests() -> set[str]:
     """The names of all tests there are."""
     files = (ROOT / "tests").rglob("*.py")
     return {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
@@ -154,7 +154,7 @@ def tests() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tests_that_a_page_names_exist(page: Path) -> None:
-    assert set(re.findall(r"`(test_\w+)`", page.read_text())) <= tests()
+    assert set(re.findall(r"`(test_\w+)`", page.read_text())) <= names_of_tests()
 
 
 def test_each_row_of_who_can_cancel_has_its_tests() -> None:
@@ -162,7 +162,7 @@ def test_each_row_of_who_can_cancel_has_its_tests() -> None:
     table = readme.split("## Who can cancel what")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|:]+?)(?::[^|]*)? \|", table, re.MULTILINE)[1:]
     assert rows == list(WHO_CAN_CANCEL)
-    assert {test for named in WHO_CAN_CANCEL.values() for test in named} <= tests()
+    assert {test for named in WHO_CAN_CANCEL.values() for test in named} <= names_of_tests()
 
 
 def test_engine_files_that_the_design_names_exist() -> None:
