@@ -147,17 +147,28 @@ async def test_what_members_change_in_the_state_comes_back_to_the_team(crew: Cre
 async def test_members_work_on_copies_of_the_state(crew: Crew) -> None:
     """A member that is still at work does not see, or spoil, what another one does."""
     together = Together(2)
-    seen: list[Any] = []
+    seen: list[str] = []
+
+    def add(word: str, context: RunContext) -> str:
+        context.session_state["words"].append(word)
+        return "added"
 
     def look(context: RunContext) -> str:
-        seen.append(dict(context.session_state))
+        seen.append(" ".join(context.session_state["words"]))
         return "seen"
 
-    one = crew.agent("One", sets("key", "one"), together.then(ToolCall("look")), tools=[set_state, look])
-    two = crew.agent("Two", sets("other", "two"), together.then(ToolCall("look")), tools=[set_state, look])
+    def member(name: str) -> Agent:
+        own = ToolCall("add", {"word": name})
+        return crew.agent(name, own, together.then(ToolCall("look")), tools=[add, look])
+
+    team = crew.team(
+        [delegate("one"), delegate("two")],
+        members=[member("one"), member("two")],
+        session_state={"words": ["first"]},
+    )
     with anyio.fail_after(5):
-        await crew.team([delegate("one"), delegate("two")], members=[one, two]).arun("Go.")
-    assert sorted(map(str, seen)) == ["{'key': 'one'}", "{'other': 'two'}"]
+        await team.arun("Go.")
+    assert sorted(seen) == ["first one", "first two"]
 
 
 async def test_the_state_comes_back_from_the_depth(crew: Crew) -> None:
