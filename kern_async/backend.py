@@ -13,6 +13,11 @@ from typing import Any, Protocol, cast
 
 import anyio.lowlevel
 
+try:  # only where trio or an older library brings it
+    from sniffio import current_async_library_cvar
+except ImportError:
+    current_async_library_cvar = None
+
 
 class EventLoop(Protocol):
     """A running event loop, as seen from any thread."""
@@ -41,6 +46,27 @@ class EventLoop(Protocol):
         dropped the task before its first step, which happens only while the loop shuts down.
         """
         ...
+
+
+class _Gone:
+    """The loop of a run that a fork left without one."""
+
+    def soon(self, callback: Callable[..., object], *args: Any) -> object:
+        raise RuntimeError("the event loop is in the parent process")
+
+    def spawn(self, *_args: Any, **_options: Any) -> Callable[[], object]:
+        raise RuntimeError("the event loop is in the parent process")
+
+
+GONE = _Gone()
+
+
+def neutral_context() -> contextvars.Context:
+    """A copy of the caller's context for another thread or event loop: it does not say which loop it came from."""
+    context = contextvars.copy_context()
+    if current_async_library_cvar is not None:
+        context.run(current_async_library_cvar.set, None)
+    return context
 
 
 def current_loop() -> EventLoop:
@@ -102,6 +128,7 @@ class _TrioLoop:
     ) -> Callable[[], object]:
         import trio
 
+        # A task of trio's always takes its first step, so it is never lost.
         scope = trio.CancelScope()
 
         async def step() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import InitVar, dataclass, field
@@ -21,11 +20,20 @@ from kern_async.engine.run import Owner, Run
 from kern_async.engine.stream import RunStream, SyncRunStream
 from kern_async.exceptions import ConfigurationError
 from kern_async.models.base import Model
-from kern_async.run.base import RunInput
 from kern_async.run.context import RunContext
 from kern_async.run.message import Message
 from kern_async.tools import Function, Toolkit
 from kern_async.tools.toolkit import collect
+
+from .arguments import (
+    check_count,
+    check_named,
+    check_schema,
+    check_seconds,
+    check_text,
+    checked_input,
+    slug,
+)
 
 EventT = TypeVar("EventT")
 OutputT = TypeVar("OutputT")
@@ -140,14 +148,21 @@ class Runnable(Generic[EventT, OutputT]):
     _functions: dict[str, Function] | None = field(default=None, init=False)
 
     def __post_init__(self, telemetry: bool) -> None:
-        self.id = self.id or _slug(self.name) or f"{self._kind}-{uuid.uuid4().hex[:8]}"
+        check_text("name", self.name)
+        check_text("id", self.id or None)
+        self.id = self.id or slug(self.name) or f"{self._kind}-{uuid.uuid4().hex[:8]}"
         if self.model is not None and not isinstance(cast(Any, self.model), Model):
             raise ConfigurationError(
                 f"model of {self} is {self.model!r}; give an object such as OpenAIResponses(id='gpt-5.2')"
             )
-        _check_seconds("timeout", self.timeout)
-        if self.cancel_grace < 0:
-            raise ConfigurationError(f"cancel_grace is {self.cancel_grace!r}; it is a number of seconds >= 0")
+        check_seconds("timeout", self.timeout)
+        check_seconds("cancel_grace", self.cancel_grace, zero=True)
+        check_seconds("delay_between_retries", self.delay_between_retries, zero=True)
+        check_count("retries", self.retries)
+        check_count("tool_call_limit", self.tool_call_limit)
+        check_schema(self.output_schema)
+        for named in ("session_state", "dependencies", "metadata"):
+            check_named(named, getattr(self, named))
         for later in (
             "db",
             "checkpoint",
@@ -204,7 +219,7 @@ class Runnable(Generic[EventT, OutputT]):
             ConfigurationError: the input or an option is wrong (at the call).
             RunIdInUse: a live run has the run id (at the call when streamed, else at the await).
         """
-        run, body, stream_events = self._prepare(input, **options)
+        run, body, stream_events = self._prepare(input, **_known("arun", options))
         if stream:
             return RunStream(run, body, stream_events=stream_events, yield_run_output=yield_run_output)
         return self._drive(run, body)
@@ -244,7 +259,7 @@ class Runnable(Generic[EventT, OutputT]):
             RunIdInUse: a live run has the run id.
             RuntimeError: called on the background loop itself, or while the interpreter exits.
         """
-        run, body, stream_events = self._prepare(input, **options)
+        run, body, stream_events = self._prepare(input, **_known("run", options))
         reader: SyncRunStream[Any, OutputT] = SyncRunStream(
             run, body, stream_events=stream_events, yield_run_output=yield_run_output
         )
@@ -276,9 +291,17 @@ class Runnable(Generic[EventT, OutputT]):
             raise NotImplementedError("background=True is not there yet")
         if limits is not None:
             raise NotImplementedError("limits= is not there yet")
-        if run_id is not None and not (isinstance(cast(Any, run_id), str) and run_id):
-            raise ConfigurationError(f"run_id is {run_id!r}; it is a text that is not empty")
-        _check_seconds("timeout", timeout)
+        for what, text in (("run_id", run_id), ("session_id", session_id), ("user_id", user_id)):
+            check_text(what, text)
+        for what, named in (
+            ("session_state", session_state),
+            ("dependencies", dependencies),
+            ("metadata", metadata),
+        ):
+            check_named(what, named)
+        check_schema(output_schema)
+        check_seconds("timeout", timeout)
+        self.check()
         model = self._find_model()
         if model is None:
             raise ConfigurationError(
@@ -321,7 +344,7 @@ class Runnable(Generic[EventT, OutputT]):
             id=run_id,
             session_id=session_id,
             user_id=user_id,
-            input=_checked_input(input),
+            input=checked_input(input),
             context=RunContext(
                 run_id=run_id,
                 session_id=session_id,
@@ -368,6 +391,14 @@ class Runnable(Generic[EventT, OutputT]):
 
     def _find_model(self) -> Model | None:
         return self.model
+
+    def check(self) -> None:
+        """Find at a call what would otherwise fail in the run.
+
+        Raises:
+            ConfigurationError: two tools have one name, or one cannot be told to a model.
+        """
+        self._own_tools()
 
     def _plan(self, run: Run, request: Request) -> Plan:
         """What the run is to do, as far as agents and teams agree."""
@@ -445,22 +476,10 @@ class Runnable(Generic[EventT, OutputT]):
                     raise
 
 
-def _slug(name: str | None) -> str:
-    return re.sub(r"[ _]", "-", name.lower()) if name else ""
-
-
-def _check_seconds(what: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ConfigurationError(f"{what} is {value!r}; it is a number of seconds above 0, or None")
-
-
-def _checked_input(value: Any) -> RunInput:
-    listed = isinstance(value, list) and all(isinstance(item, Message) for item in cast("list[Any]", value))
-    if not (listed or isinstance(value, (str, Message, dict, BaseModel))):
-        raise ConfigurationError(
-            f"the input is {value!r}; it is a str, a Message, a list of Messages, a dict or a pydantic object"
-        )
-    return RunInput.model_construct(input_content=value)
+def _known(verb: str, options: RunOptions) -> RunOptions:
+    if unknown := options.keys() - RunOptions.__annotations__.keys():
+        raise TypeError(f"{verb}() got an unexpected keyword argument {min(unknown)!r}")
+    return options
 
 
 def update_session_state(session_state_updates: dict[str, Any], context: RunContext) -> str:

@@ -1,30 +1,32 @@
 """Calling code that is not ours, so that it cannot hold a run longer than the run's grace.
 
-A coroutine of the user's runs in a task of its own, which the run awaits. On a cancel that task is cancelled
-again and again, since one edge can be swallowed, until it ends or the grace is over. Then it is fenced: the run
-ends, names it in `abandoned`, and whatever it does later goes nowhere. The task is outside every cancelled
-anyio scope, where a stubborn one would spin.
+A coroutine of the user's runs in a task of its own, which the run awaits. On a cancel that task is cancelled, and
+again at half the grace, since one edge can be swallowed; what it awaits in its own clean-up has that long. When
+the grace is over it is fenced: the run ends, names it in `abandoned`, and whatever it does later goes nowhere. The
+task is outside every cancelled anyio scope, where a stubborn one would spin.
 """
 
 from __future__ import annotations
 
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import anyio
 
 from kern_async.backend import current_loop
-from kern_async.exceptions import ToolError
+from kern_async.exceptions import RunCancelled, ToolError
 from kern_async.run.base import Work
 from kern_async.tools.threads import run_in_thread
 
+from .inflight import in_flight
 from .observe import log
-from .run import Run, forget_in_flight, note_in_flight
+from .run import Run
 
-AGAIN = 0.05
-"""Seconds between two cancels of a task that goes on."""
+LEAST = 0.01
+"""Seconds that even a run without a grace gives a task to end, twice."""
 
 T = TypeVar("T")
 
@@ -38,13 +40,13 @@ async def call_async(run: Run, work: Work, call: Callable[[], Awaitable[T]]) -> 
 
     async def main() -> None:
         nonlocal error
-        key = note_in_flight(work.name)
         try:
-            result.append(await call())
+            with in_flight(work.name):
+                run.context.raise_if_cancelled()  # the cancel may have been claimed before this task's first step
+                result.append(await call())
         except BaseException as exc:  # noqa: BLE001 - carried to the run, which decides what it means
             error = exc
         finally:
-            forget_in_flight(key)
             finished()
 
     def finished() -> None:
@@ -58,6 +60,7 @@ async def call_async(run: Run, work: Work, call: Callable[[], Awaitable[T]]) -> 
     try:
         await done.wait()
     except BaseException:
+        run.feel_cut()
         run.interrupted.append(work)
         try:
             await _put_down(cancel, done, run.settle_deadline())
@@ -70,32 +73,38 @@ async def call_async(run: Run, work: Work, call: Callable[[], Awaitable[T]]) -> 
     if error is None or isinstance(error, anyio.get_cancelled_exc_class()):
         # Nobody cancelled the run: the call cancelled itself, or awaited something that was cancelled.
         raise ToolError(f"{work.name} was cancelled from within") from error
+    if isinstance(error, SystemExit):
+        raise ToolError(f"{work.name} tried to end the process: {error!r}") from error
     raise error
 
 
 async def _put_down(cancel: Callable[[], object], done: anyio.Event, deadline: float) -> None:
     with anyio.CancelScope(shield=True):
-        while True:
+        half = max((deadline - anyio.current_time()) / 2, LEAST)
+        for _ in range(2):
             cancel()
-            left = deadline - anyio.current_time()
-            with anyio.move_on_after(min(AGAIN, max(left, AGAIN / 5))):
+            with anyio.move_on_after(half):
                 await done.wait()
-            if done.is_set() or left <= 0:
                 return
 
 
 async def call_user(run: Run, work: Work, call: Callable[[], Any], *, is_async: bool) -> Any:
     """Call the user's code in the way its kind needs; an awaitable that a sync callable returns is awaited."""
-    if is_async:
-        return await call_async(run, work, call)
-    result = await call_sync(run, work, call)
-    if inspect.isawaitable(result):
+    try:
+        if is_async:
+            return await call_async(run, work, call)
+        result = await call_sync(run, work, call)
+        if not inspect.isawaitable(result):
+            return result
 
         async def awaited() -> Any:
             return await result
 
         return await call_async(run, work, awaited)
-    return result
+    except RunCancelled:
+        with noting(run, work):
+            await run.checkpoint()  # it left because its run is to stop: so does the run, here
+        raise
 
 
 async def call_sync(run: Run, work: Work, call: Callable[[], T]) -> T:
@@ -117,10 +126,18 @@ async def call_sync(run: Run, work: Work, call: Callable[[], T]) -> T:
     def blocked(names: Sequence[str]) -> None:
         log("warning", "threads.exhausted", **run.names(), waiting=work.name, abandoned=list(names))
 
-    try:
+    with noting(run, work):
         return await run_in_thread(start, name=work.name, on_abandoned=abandoned, on_blocked=blocked)
+
+
+@contextmanager
+def noting(run: Run, work: Work) -> Generator[None]:
+    """Note `work` as interrupted if a cancel passes through the block."""
+    try:
+        yield
     except Exception:
         raise
     except BaseException:
+        run.feel_cut()
         run.interrupted.append(work)
         raise

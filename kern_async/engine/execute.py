@@ -28,10 +28,13 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
     if not run.begin():
         return  # cancelled while it was pending, and settled by who did it
     run.enclosing = current_run.get()
-    token = current_run.set(run)
+    run.outside = outside
+    token = None
     try:
         deadline = math.inf if run.timeout is None else anyio.current_time() + run.timeout
         with anyio.CancelScope(deadline=deadline) as scope:
+            # Inside the scope: asyncio keeps the timer of a deadline for a while, and with it its context.
+            token = current_run.set(run)
             run.bind(scope, current_loop())
             run.emit("RunStarted", model=run.model, model_provider=run.model_provider)
             if wanted("info"):
@@ -40,21 +43,31 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
                 run.executing = True
                 await body(run)
         if scope.cancelled_caught:
-            run.claim(
-                RunStatus.cancelled, "deadline", f"timeout of {run.timeout:g} s" if run.timeout else None
-            )
+            run.claim(RunStatus.cancelled, "deadline", run.deadline_reason)
         else:
             run.claim(RunStatus.completed)
     except Exception as exc:  # noqa: BLE001 - failures of a run are data; cancellation is no Exception on any backend
-        run.error = _cause(exc)
-        run.claim(RunStatus.error)
+        _claim_failure(run, exc)
     except BaseException:
         run.claim(RunStatus.cancelled, outside)
         raise
     finally:
-        with suppress(ValueError):  # closed by the garbage collector, in another context
-            current_run.reset(token)
+        if token is not None:
+            with suppress(ValueError):  # closed by the garbage collector, in another context
+                current_run.reset(token)
         run.finish()
+
+
+def _claim_failure(run: Run, exc: Exception) -> None:
+    """Claim the end ERROR, unless the run was being cut: code that fails in its clean-up does not undo a cut."""
+    if run.ended:  # settled without its event loop; the garbage collector closes what is left of it
+        return
+    run.error = _cause(exc)
+    if run.scope is not None and run.scope.cancel_called:  # by the deadline: `cancel` claims before it cuts
+        run.claim(RunStatus.cancelled, "deadline", run.deadline_reason)
+    elif anyio.current_effective_deadline() == -math.inf:
+        run.claim(RunStatus.cancelled, run.outside)
+    run.claim(RunStatus.error)
 
 
 def _cause(exc: Exception) -> BaseException:

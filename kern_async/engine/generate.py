@@ -17,11 +17,17 @@ from kern_async.models.base import DeltaKind, Model, ModelReply, ModelRequest, T
 from kern_async.run.base import Work
 from kern_async.run.message import Message
 
+from .calls import noting
+from .ending import words_of
 from .plan import Plan
 from .run import Run
 
 CHARS_PER_TOKEN = 4
 """What a token is taken for where the provider does not say (OpenAI's rule of thumb for English)."""
+
+
+GO_ON = "Your answer was cut off there by a fault of the connection. Go on exactly where it stops; repeat nothing."
+"""What the model is told when a run goes on after an answer that broke off."""
 
 
 async def generate(run: Run, plan: Plan) -> ModelReply:
@@ -52,11 +58,8 @@ async def generate(run: Run, plan: Plan) -> ModelReply:
 
 async def back_off(run: Run, model: Model, seconds: float) -> None:
     """Wait before another try; a cancel interrupts it at once."""
-    try:
+    with noting(run, Work(kind="backoff", name=model.id, run_id=run.id)):
         await anyio.sleep(seconds)
-    except BaseException:
-        run.interrupted.append(Work(kind="backoff", name=model.id, run_id=run.id))
-        raise
 
 
 class _Generation:
@@ -76,7 +79,8 @@ class _Generation:
                 )
                 for tool in plan.tools.values()
             ),
-            tool_choice=plan.tool_choice,
+            # A forced call is forced once: forced for every answer, the run could never come to an end.
+            tool_choice=plan.tool_choice if not run.tools or plan.tool_choice == "none" else None,
             output_schema=plan.output_schema,
         )
         self._text: list[str] = []
@@ -101,6 +105,7 @@ class _Generation:
         run.emit("ModelRequestStarted", model=model.id, model_provider=model.provider)
         reply: ModelReply | None = None
         error: Exception | None = None
+        run.opened[self] = self._cut
         try:
             with self._patience or nullcontext():
                 reply = await model.respond(self._request, self._receive)
@@ -111,6 +116,9 @@ class _Generation:
             raise
         finally:
             self._close(reply, error)
+
+    def _cut(self) -> None:
+        self._close(None, None)
 
     def _timeout(self) -> ModelTimeout:
         if self._first is None:
@@ -154,8 +162,11 @@ class _Generation:
     def _close(self, reply: ModelReply | None, error: Exception | None) -> None:
         """Keep what there is and close the request in the log; without an await, whatever the end."""
         run = self._run
+        if run.opened.pop(self, None) is None:
+            return
         self._close_reasoning()
         if reply is None and error is None:
+            run.feel_cut()
             run.interrupted.append(Work(kind="model", name=self._model.id, run_id=run.id))
         usage = reply.usage if reply is not None else None
         estimated = usage is None and (reply is not None or error is None or self.streamed)
@@ -173,7 +184,7 @@ class _Generation:
             cache_read_tokens=usage.cache_read_tokens,
             time_to_first_token=self._first,
             estimated=estimated,
-            error=str(error) if error is not None else "cancelled" if reply is None else None,
+            error=words_of(error) if error is not None else "cancelled" if reply is None else None,
         )
         run.reasoning.extend(self._reasoning)
         if self._text or (reply is not None and (reply.tool_calls or reply.provider_data)):

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 import anyio
 
-from kern_async.backend import EventLoop, current_loop
+from kern_async.backend import GONE, EventLoop, current_loop, neutral_context
 
 from . import registry
 from .execute import Body, execute
@@ -83,14 +83,15 @@ class BackgroundLoop:
         if self._loop is None:
             raise RuntimeError("kern_async's background loop has stopped: the interpreter is exiting")
 
-        async def tracked(run: Run) -> None:
-            self._runs.add(run)
-            try:
-                await body(run)
-            finally:
-                self._runs.discard(run)
+        self._runs = {other for other in self._runs if not other.ended} | {run}
+        context = neutral_context()
+        # A copy, for the task may enter its context before this thread has left it.
+        context.copy().run(self._loop.soon, _spawn, self._loop, run, body, context)
 
-        self._loop.soon(_spawn, self._loop, run, tracked, contextvars.copy_context())
+    def forget(self) -> None:
+        """In a forked child: there is no such thread, and nothing to settle at exit."""
+        self._loop = None
+        self._runs.clear()
 
     def check_foreign(self) -> None:
         """Refuse to block the very loop that would have to do the work.
@@ -140,7 +141,11 @@ def background_loop() -> BackgroundLoop:
 
 def _forked() -> None:
     # The threads and runs of the parent are not in the child. What is left of the loop cannot be closed here.
+    for loop in _background.values():
+        loop.forget()
     _background.clear()
+    for run in registry.live_runs():
+        run.loop = GONE
     registry.forget_all()
 
 

@@ -92,10 +92,10 @@ def _loop_waker(callback: Callable[[], object]) -> Wake:
     loop: EventLoop = current_loop()
 
     def wake(foreign: bool) -> None:
-        if not foreign and threading.get_ident() == thread:
-            callback()
-        else:
-            with suppress(RuntimeError):  # its loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # its loop is closed: nobody waits any more
+            if not foreign and threading.get_ident() == thread:
+                callback()
+            else:
                 loop.soon(callback)
 
     return wake
@@ -153,11 +153,6 @@ class EventLog:
         """Wait until the gating reader has caught up. A cancel gets through."""
         while self.full and not self.closed:
             await self._room.wait(lambda: not self.full or self.closed)
-
-    async def wait_closed(self) -> None:
-        """Wait for the last event."""
-        while not self.closed:
-            await self._changed.wait(lambda: self.closed)
 
     def made_room(self) -> None:
         """Let who waits for room go on, once there is so much that they do not take turns event by event."""

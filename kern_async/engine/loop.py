@@ -8,18 +8,17 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
-from kern_async.exceptions import OutputSchemaError
+from kern_async.exceptions import ConfigurationError, ModelKeyMissing, OutputSchemaError
 from kern_async.models.base import ModelReply
 from kern_async.run.message import Message
 
+from .ending import draft_of
 from .execute import Body
-from .generate import back_off, generate
+from .generate import GO_ON, back_off, generate
 from .hooks import run_hooks
 from .plan import Plan
 from .run import Run
 from .toolcalls import call_tools
-
-GO_ON = "Your answer was cut off there by a fault of the connection. Go on exactly where it stops; repeat nothing."
 
 
 def body_of(make_plan: Callable[[Run], Plan]) -> Body:
@@ -38,32 +37,36 @@ async def work(run: Run, plan: Plan) -> None:
     run.messages[:] = await plan.messages(run)
     if plan.open is not None:
         await plan.open(run)
-    await _rounds(run, plan)
+    answer = await _rounds(run, plan)
     if plan.output_schema is not None:
-        run.final = _parse("".join(run.text), plan.output_schema)
+        run.final = _parse("".join(run.text[answer:]), plan.output_schema)
     run.emit("RunContentCompleted")
     if plan.post_hooks:
         await _post_hooks(run, plan)
 
 
-async def _rounds(run: Run, plan: Plan) -> None:
+async def _rounds(run: Run, plan: Plan) -> int:
+    """Converse until no round is left; return where in the run's text the last answer begins."""
     number = 0
     while True:
-        await _converse(run, plan)
+        answer = await _converse(run, plan)
         number += 1
         again = plan.next_round(run, number) if plan.next_round is not None else None
         if again is None:
-            return
+            return answer
         run.messages.append(Message(role="user", content=again))
 
 
-async def _converse(run: Run, plan: Plan) -> None:
-    """Model and tools in turn, until the model calls none or a tool ends the loop."""
+async def _converse(run: Run, plan: Plan) -> int:
+    """Model and tools in turn, until the model calls none or a tool ends the loop; see `_rounds`."""
     attempts = 0
+    answer = len(run.text)
     while True:
         before = len(run.messages)
         try:
             reply: ModelReply = await generate(run, plan)
+        except (ConfigurationError, ModelKeyMissing, NotImplementedError):
+            raise  # it would fail the same way again
         except Exception:
             # What is finished stays: the next try goes on from the messages as they are now.
             if attempts >= plan.retries:
@@ -74,8 +77,12 @@ async def _converse(run: Run, plan: Plan) -> None:
             if len(run.messages) > before:
                 run.messages.append(Message(role="user", content=GO_ON))
             continue
-        if not reply.tool_calls or await call_tools(run, plan, reply.tool_calls):
-            return
+        if not reply.tool_calls:
+            return answer
+        answer = len(run.text)
+        if await call_tools(run, plan, reply.tool_calls):
+            return answer
+        answer = len(run.text)
 
 
 def _parse(text: str, schema: type[BaseModel] | dict[str, Any]) -> Any:
@@ -100,7 +107,7 @@ def _parse(text: str, schema: type[BaseModel] | dict[str, Any]) -> Any:
 
 async def _post_hooks(run: Run, plan: Plan) -> None:
     """Show the hooks the output as it would be; what they make of its content is the run's content."""
-    draft = run.draft()
+    draft = draft_of(run)
     shown = draft.content
     await run_hooks(run, plan, plan.post_hooks, "Post", run_output=draft)
     if draft.content is not shown:

@@ -7,11 +7,11 @@ claim stands; everybody else asks and obeys.
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -25,6 +25,7 @@ from kern_async.run.base import (
     BaseEvent,
     CancellationStage,
     CancelledBy,
+    CustomEvent,
     RunInput,
     RunMetrics,
     RunStatus,
@@ -35,6 +36,8 @@ from kern_async.run.message import Message, now
 from kern_async.run.tool import ToolExecution
 
 from . import registry
+from .ending import UNSET, RunOutputs, build, end_of, kept_events, output_of
+from .inflight import names_in_flight
 from .log import EventLog
 from .observe import log, wanted
 from .stragglers import list_straggler
@@ -45,12 +48,16 @@ BLOCKED_AFTER = 0.25
 current_run: ContextVar[Run | None] = ContextVar("kern_async_run", default=None)
 """The run whose code is executing."""
 
-_EVENTS: dict[str, dict[str, type[BaseEvent]]] = {
-    "agent": {cls.model_fields["event"].default: cls for cls in get_args(agent.AgentEvent)},
-    "team": {cls.model_fields["event"].default: cls for cls in get_args(team.TeamOwnEvent)},
-}
 
-RunOutputs = agent.RunOutput | team.TeamRunOutput
+def _by_name(*events: type[BaseEvent]) -> dict[str, type[BaseEvent]]:
+    return {str(event.model_fields["event"].default).removeprefix("Team"): event for event in events}
+
+
+_EVENTS = {
+    "agent": _by_name(*get_args(agent.AgentEvent)),
+    "team": _by_name(*get_args(team.TeamOwnEvent), CustomEvent),
+}
+"""Each kind's events, under the names of the agent's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +107,12 @@ class Run:
     messages: list[Message] = field(default_factory=list[Message], init=False)
     text: list[str] = field(default_factory=list[str], init=False)
     reasoning: list[str] = field(default_factory=list[str], init=False)
-    final: Any = field(default=None, init=False)
+    final: Any = field(default=UNSET, init=False)
     """The content of a completed run where it is not the text: a parsed schema, or what a post-hook made."""
+    opened: dict[object, Callable[[], None]] = field(
+        default_factory=dict[object, Callable[[], None]], init=False
+    )
+    """What closes the requests and calls under way, for a run that will not execute again to close them."""
     tools: list[ToolExecution] = field(default_factory=list[ToolExecution], init=False)
     metrics: RunMetrics = field(default_factory=RunMetrics, init=False)
     interrupted: list[Work] = field(default_factory=list[Work], init=False)
@@ -112,13 +123,16 @@ class Run:
     scope: anyio.CancelScope | None = field(default=None, init=False)
     enclosing: Run | None = field(default=None, init=False)
     """The run whose code started this one: the parent, or the run of the tool that called `arun`."""
+    outside: CancelledBy = field(default="caller", init=False)
+    """Who it is that cancels the run's task or a scope round it."""
     executing: bool = field(default=False, init=False)
     ended: bool = field(default=False, init=False)
     _end: dict[str, Any] | None = field(default=None, init=False)
     _slot: dict[str, Any] = field(default_factory=dict[str, Any], init=False)
     _settle_by: float | None = field(default=None, init=False)
-    _created: float = field(default_factory=time.monotonic, init=False)
-    _created_at: int = field(default_factory=now, init=False)
+    began: float = field(default_factory=time.monotonic, init=False)
+    created_at: int = field(default_factory=now, init=False)
+    _thread: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.log = self.parent.log if self.parent is not None else EventLog()
@@ -126,8 +140,9 @@ class Run:
         self.context.link = _Link(self)
         if self.parent is not None:
             self.parent.children.append(self)
+            self.loop = self.parent.loop  # so that a cancel always settles it there, never in another thread
         who = f"{self.owner.kind}_id", f"{self.owner.kind}_name"
-        self._identity: dict[str, Any] = {
+        self.identity: dict[str, Any] = {
             "run_id": self.id,
             "parent_run_id": self.parent.id if self.parent is not None else None,
             "session_id": self.session_id,
@@ -135,8 +150,7 @@ class Run:
             who[1]: self.owner.name,
         }
         self._events = _EVENTS[self.owner.kind]
-        self._prefix = "Team" if self.owner.kind == "team" else ""
-        self._content_event = self._events[self._prefix + "RunContent"]
+        self._content_event = self._events["RunContent"]
 
     # The tree.
 
@@ -196,8 +210,7 @@ class Run:
         # at least one of them sees the other.
         loop = self.loop
         if loop is None:
-            # A member is about to execute and will see the claim; its log belongs to its event loop already.
-            if self.parent is None and self.begin():
+            if self.begin():
                 self.settle_unstarted()
             return True
         try:
@@ -209,7 +222,13 @@ class Run:
     def _interrupt(self, requested: float) -> None:
         lag = time.monotonic() - requested
         if lag > BLOCKED_AFTER and not self.ended:
-            log("warning", "loop.blocked", **self.names(), seconds=round(lag, 3), tools=in_flight())
+            log(
+                "warning",
+                "loop.blocked",
+                **self.names(),
+                seconds=round(lag, 3),
+                tools=names_in_flight(since=requested),
+            )
         if self.scope is not None:
             self.scope.cancel()
 
@@ -221,6 +240,8 @@ class Run:
         """Make the run reachable for `cancel`, which may have come before."""
         self.scope = scope
         self.loop = loop
+        self.began = time.monotonic()
+        self._thread = threading.get_ident()
         if self.cancelling:
             scope.cancel()
 
@@ -243,30 +264,57 @@ class Run:
             if not member.ended:
                 member.claim(RunStatus.cancelled, "parent")
                 member._settle_without_loop()
+        for close in reversed(list(self.opened.values())):
+            close()
         self.abandon(Work(kind="run", name=self.owner.name or self.owner.id, run_id=self.id))
         self.finish(foreign=True)
+
+    def feel_cut(self) -> None:
+        """Claim the end for whoever cut this run's work, at the first place that feels it: before the settling.
+
+        A `cancel` has claimed already. Otherwise it was the outermost deadline that has passed, or, where none
+        has, somebody outside of the root.
+        """
+        cut = None
+        for run in self.lineage():
+            if run.scope is not None and run.scope.cancel_called:
+                cut = run
+        if cut is None:
+            cut = self.root
+            cut.claim(RunStatus.cancelled, cut.outside)
+        else:
+            cut.claim(RunStatus.cancelled, "deadline", cut.deadline_reason)
+        for run in self.lineage():
+            if run is cut:
+                break
+            run.claim(RunStatus.cancelled, "parent")
+
+    @property
+    def deadline_reason(self) -> str | None:
+        """What the end by its own deadline gives as its reason."""
+        return f"timeout of {self.timeout:g} s" if self.timeout is not None else None
 
     def settle_deadline(self) -> float:
         """Until when, on the event loop's clock, cut work of this run may take to end.
 
         The root's `cancel_grace` from the moment the cut was first felt, once for all that the same cut ends.
         """
-        cut = self.root
+        by = anyio.current_time() + self.root.cancel_grace
         for run in self.lineage():
             if run.scope is not None and run.scope.cancel_called:
-                cut = run
-        if cut._settle_by is None:
-            cut._settle_by = anyio.current_time() + self.root.cancel_grace
-        return min(run._settle_by for run in self.lineage() if run._settle_by is not None)
+                if run._settle_by is None:
+                    run._settle_by = by
+                by = min(by, run._settle_by)
+        return by
 
     async def checkpoint(self) -> None:
         """A checkpoint before work that costs: does not return once the run is to stop.
 
         A claimed cancel may not have reached the scope yet; it is on its way, so wait for it here.
         """
-        if self.stopping:
-            await anyio.sleep_forever()
         await anyio.lowlevel.checkpoint()
+        if self.stopping:
+            await anyio.Event().wait()
 
     async def wait_ended(self) -> None:
         """Wait, on any event loop, for the terminal event. A cancel of the wait changes nothing."""
@@ -279,18 +327,21 @@ class Run:
         """Log an event, named as agents name it. After the terminal event: nothing happens, and False."""
         if self.ended:
             return False
-        cls = self._events.get(self._prefix + event) or self._events[event]
-        self._append(cls(**self._identity, event_index=len(self.log.events), **fields), foreign=foreign)
+        self.log.append(self._make(event, fields), foreign=foreign)
         return True
+
+    def _make(self, event: str, fields: dict[str, Any]) -> BaseEvent:
+        return build(self._events[event], self.identity | {"event_index": len(self.log.events)} | fields)
 
     def report(self, content: Any, tool_call_id: str | None) -> None:
         """Log a tool's progress, from any thread."""
         if self.loop is None or self.ended:
             return
-        try:
+        if threading.get_ident() == self._thread:
+            self.emit("CustomEvent", content=content, tool_call_id=tool_call_id)
+            return
+        with suppress(RuntimeError):  # the loop is gone, and with it every reader
             self.loop.soon(lambda: self.emit("CustomEvent", content=content, tool_call_id=tool_call_id))
-        except RuntimeError:
-            return  # the loop is gone, and with it every reader
 
     async def say(self, text: str) -> None:
         """Log a piece of the answer, then wait while the run's reader is too far behind."""
@@ -301,23 +352,23 @@ class Run:
             voice.text.append(text)
         event_log = self.log
         if voice is self:
-            event = self._content_event(**self._identity, event_index=len(event_log.events), content=text)
+            event = self._content_event(**self.identity, event_index=len(event_log.events), content=text)
         else:
             event = team.RunContentEvent(
-                **voice._identity, event_index=len(event_log.events), content=text, member_run_id=self.id
+                **voice.identity, event_index=len(event_log.events), content=text, member_run_id=self.id
             )
-        voice._append(event)
+        event_log.append(event)
         if event_log.full:
             await event_log.wait_for_room()
-
-    def _append(self, event: BaseEvent, *, foreign: bool = False) -> None:
-        self.log.append(event, foreign=foreign)
 
     def abandon(self, work: Work) -> Callable[[], None]:
         """Name `work` as a straggler of this run and of those above it; call what this returns when it ends."""
         for run in self.lineage():
             run.abandoned.append(work)
         log("warning", "run.straggler", **self.names(), kind=work.kind, name=work.name)
+        for inner in registry.live_runs():
+            if inner.enclosing is self and inner.parent is None:
+                inner.cancel("parent")  # started by the straggler's code, which nobody waits for any more
         unlist = list_straggler(work)
         if work.kind == "run":
             self._slot["unlist"] = unlist
@@ -341,46 +392,15 @@ class Run:
             if unlist := self._slot.pop("unlist", None):
                 unlist()
             return
-        registry.unregister(self)
-        settled_at = time.time()
-        self.metrics.duration = time.monotonic() - self._created
-        whole = "".join(self.text) or None
-        content = self.final if outcome.status is RunStatus.completed and self.final is not None else whole
-        state = _snapshot(self.context.session_state)
-        error = str(self.error) if self.error is not None else None
-        error_type = type(self.error).__name__ if self.error is not None else None
-        shared: dict[str, Any] = {"status": outcome.status, "metrics": self.metrics, "content": content}
-        end: dict[str, Any] = {"error": error, "error_type": error_type}
-        fields: dict[str, Any]
-        if outcome.status is RunStatus.completed:
-            name, fields = "RunCompleted", {"session_state": state}
-        elif outcome.status is RunStatus.error:
-            extra = getattr(self.error, "additional_data", None)
-            name, fields = "RunError", {**end, "additional_data": extra or None}
-        else:
-            end |= {
-                "reason": outcome.reason,
-                "cancelled_by": outcome.cancelled_by,
-                "cancellation_stage": outcome.stage,
-                "requested_at": outcome.requested_at,
-                "settled_at": settled_at,
-                "interrupted": self.interrupted,
-                "abandoned": self.abandoned,
-            }
-            name, fields = "RunCancelled", end
-        event = self._events[self._prefix + name](
-            **self._identity, event_index=len(self.log.events), **shared, **fields
-        )
-        self._end = {"event": event.event, "session_state": state, **shared, **end}
-        if self.store_events:
-            own = [logged for logged in self.log.events if logged.run_id == self.id]
-            self._end["events"] = [
-                logged for logged in [*own, event] if logged.event not in self.events_to_skip
-            ]
+        self.metrics.duration = time.monotonic() - self.began
+        name, end = end_of(self, outcome)
+        event = self._make(name, end)
+        self._end = {**end, "event": event.event, "events": kept_events(self, event)}
         self.ended = True
+        registry.unregister(self)
         if self.parent is not None:
             self.parent.metrics.add(self.metrics)
-        self._append(event, foreign=foreign)
+        self.log.append(event, foreign=foreign)
         if self.parent is None:
             self.log.close(foreign=foreign)
         if wanted("info"):
@@ -391,8 +411,8 @@ class Run:
                 **self.names(),
                 status=outcome.status.value,
                 cancelled_by=outcome.cancelled_by,
-                cancel_latency=settled_at - asked if asked is not None else None,
-                error_type=error_type,
+                cancel_latency=end["settled_at"] - asked if asked is not None else None,
+                error_type=end["error_type"],
                 input_tokens=self.metrics.input_tokens,
                 output_tokens=self.metrics.output_tokens,
             )
@@ -402,40 +422,7 @@ class Run:
         """What the run left; None until it has ended. Made when it is first asked for: most of an end's cost."""
         if self._end is None:
             return None
-        return self._slot.get("output") or self._slot.setdefault("output", self._output(**self._end))
-
-    def draft(self) -> RunOutputs:
-        """The output as it would be if the run completed now."""
-        state = self.context.session_state
-        content = self.final if self.final is not None else "".join(self.text) or None
-        return self._output(
-            status=RunStatus.running, content=content, metrics=self.metrics, session_state=state
-        )
-
-    def _output(self, *, content: Any, **fields: Any) -> RunOutputs:
-        values: dict[str, Any] = (
-            fields
-            | self._identity
-            | {
-                "user_id": self.user_id,
-                "input": self.input,
-                "content": content,
-                "content_type": "str"
-                if content is None or isinstance(content, str)
-                else type(content).__name__,
-                "reasoning_content": "".join(self.reasoning) or None,
-                "messages": list(self.messages),
-                "tools": list(self.tools),
-                "model": self.model,
-                "model_provider": self.model_provider,
-                "metadata": dict(self.context.metadata) or None,
-                "created_at": self._created_at,
-            }
-        )
-        if self.owner.kind == "agent":
-            return agent.RunOutput(**values)
-        members = [member.output for member in self.children if member.output is not None]
-        return team.TeamRunOutput(member_responses=members, **values)
+        return self._slot.get("output") or self._slot.setdefault("output", output_of(self, self._end))
 
 
 class _Link:
@@ -463,33 +450,3 @@ def inside(run: Run) -> bool:
             return True
         here = here.enclosing
     return False
-
-
-def _snapshot(state: dict[str, Any]) -> dict[str, Any]:
-    """A copy that a tool which outlives the run cannot change any more, as deep as the values allow."""
-    if not state:
-        return {}
-    try:
-        return copy.deepcopy(state)
-    except Exception:  # noqa: BLE001 - a value of the user's own that cannot be copied must not cost the run's end
-        return dict(state)
-
-
-_in_flight: dict[object, tuple[int, str]] = {}
-
-
-def note_in_flight(name: str) -> object:
-    """Remember that the user's coroutine `name` runs on this thread's event loop; forget it by the key."""
-    key = object()
-    _in_flight[key] = threading.get_ident(), name
-    return key
-
-
-def forget_in_flight(key: object) -> None:
-    """Forget what `note_in_flight` gave the key for."""
-    _in_flight.pop(key, None)
-
-
-def in_flight() -> list[str]:
-    """Names of the user's coroutines on this thread's event loop: one of them is what blocks it."""
-    return [name for thread, name in list(_in_flight.copy().values()) if thread == threading.get_ident()]

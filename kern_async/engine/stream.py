@@ -34,6 +34,7 @@ class _Reader(Generic[ItemT, OutputT]):
         self._cursor = run.log.cursor(gate=True, brief=not stream_events)
         self._output_due = yield_run_output
         self._closed = False
+        self._waiting: int = 0
 
     @property
     def run_id(self) -> str:
@@ -106,11 +107,14 @@ class RunStream(_Reader[ItemT, OutputT], AsyncGenerator[ItemT, None]):
                 return item
             if self._done:
                 raise StopAsyncIteration
+            self._waiting += 1
             try:
                 await self._cursor.wait()
             except anyio.get_cancelled_exc_class():
                 await self._leave_and_wait("caller")
                 raise
+            finally:
+                self._waiting -= 1
 
     async def _leave_and_wait(self, by: CancelledBy) -> None:
         self._leave(by)
@@ -123,10 +127,11 @@ class RunStream(_Reader[ItemT, OutputT], AsyncGenerator[ItemT, None]):
         From any task, also while another one waits for an event: that one gets the terminal event. From inside
         the run itself it does not wait.
         """
+        watched = self._waiting > 0
         if not self._done:
             self._body = None
             await self._leave_and_wait("consumer")
-        self._closed = True
+        self._closed = not watched  # who waits reads on to the terminal event
 
     async def asend(self, value: None) -> ItemT:
         """The next event; a stream takes no values."""
@@ -182,7 +187,11 @@ class SyncRunStream(_Reader[ItemT, OutputT], Iterator[ItemT]):
                     return item
                 if self._done:
                     raise StopIteration
-                self._cursor.wait_in_thread()
+                self._waiting += 1
+                try:
+                    self._cursor.wait_in_thread()
+                finally:
+                    self._waiting -= 1
         except KeyboardInterrupt:
             self._leave_and_wait("caller")
             raise
@@ -204,11 +213,15 @@ class SyncRunStream(_Reader[ItemT, OutputT], Iterator[ItemT]):
             wait_in_thread(self._run, self._run.root.cancel_grace + SETTLE_MARGIN)
 
     def close(self) -> None:
-        """End the run if it has not ended, and wait until it has, at most its grace and a margin."""
+        """End the run if it has not ended, and wait until it has, at most its grace and a margin.
+
+        From any thread; one that waits for an event gets the terminal event.
+        """
+        watched = self._waiting > 0
         if not self._done:
             self._body = None
             self._leave_and_wait("consumer")
-        self._closed = True
+        self._closed = not watched
 
     def __enter__(self) -> Self:
         self._start()
@@ -217,4 +230,6 @@ class SyncRunStream(_Reader[ItemT, OutputT], Iterator[ItemT]):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt) and not self._done:
+            self._leave_and_wait("caller")
         self.close()

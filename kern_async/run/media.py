@@ -5,20 +5,25 @@ from __future__ import annotations
 import base64
 import mimetypes
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 
 class _Media(BaseModel):
     """One of `url`, `filepath` or `content` (bytes; base64 in JSON) says where the data is."""
 
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(ser_json_bytes="base64")
 
     url: str | None = None
     filepath: Path | None = None
     content: bytes | None = None
     mime_type: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _from_base64(cls, content: Any) -> Any:
+        return base64.b64decode(content, validate=True) if isinstance(content, str) else content
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

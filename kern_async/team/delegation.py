@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,15 @@ from pydantic import BaseModel
 
 from kern_async.agent.runnable import Input, Runnable
 from kern_async.engine import registry
+from kern_async.engine.calls import noting
+from kern_async.engine.ending import snapshot
 from kern_async.engine.execute import execute
 from kern_async.engine.run import Run
 from kern_async.exceptions import ToolError
 from kern_async.models.base import Model
 from kern_async.run.base import BaseOutput, RunStatus, Work
+
+from .tasklist import TASKS_KEY, TaskList
 
 if TYPE_CHECKING:
     from .team import Team
@@ -34,6 +37,10 @@ class Delegation:
     speaking: bool = False
     """Whether a member is giving, or has given, the team's answer (mode `route`)."""
     interactions: list[str] = field(default_factory=list[str])
+    tasks: TaskList = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tasks = TaskList(self.run)
 
     async def delegate(self, member_id: str, task: str, *, tool_call_id: str | None = None) -> str:
         """Have a member, or a member's member, do `task`; return its answer.
@@ -68,13 +75,19 @@ class Delegation:
 
     async def ask_all(self) -> None:
         """Give the run's input to all members at once; what they left is in the run's `children`."""
+        failed: list[Exception] = []
 
         async def ask(member: Member) -> None:
-            await self.ask(member, self.run.input.input_content)
+            try:
+                await self.ask(member, self.run.input.input_content)
+            except Exception as exc:  # noqa: BLE001 - raised below, when the other members have finished
+                failed.append(exc)
 
         async with anyio.create_task_group() as group:
             for member in self.team.members:
                 group.start_soon(ask, member, name=f"kern-member {member.id}")
+        if failed:
+            raise failed[0]
 
     async def ask(self, member: Member, given: Input, *, tool_call_id: str | None = None) -> BaseOutput:
         """Run a member on `given` in the calling task, to its end, whatever that is.
@@ -87,7 +100,7 @@ class Delegation:
             self._with_interactions(given),
             parent=run,
             fallback_model=self.model,
-            session_state=copy.deepcopy(run.context.session_state),
+            session_state=snapshot(_shared(run.context.session_state)),
             speaks_for=run if self.speaking else None,
         )
         registry.register(child)
@@ -96,13 +109,11 @@ class Delegation:
         for execution in run.tools:
             if execution.tool_call_id == tool_call_id:
                 execution.child_run_id = child.id
-        before = copy.deepcopy(child.context.session_state)
+        before = snapshot(child.context.session_state)
         try:
-            await execute(child, body, outside="parent")
-            await child.wait_ended()
-        except BaseException:
-            run.interrupted.append(Work(kind="member", name=member.name or member.id, run_id=child.id))
-            raise
+            with noting(run, Work(kind="member", name=member.name or member.id, run_id=child.id)):
+                await execute(child, body, outside="parent")
+                await child.wait_ended()
         finally:
             _merge(before, child.context.session_state, run.context.session_state)
         output = child.output
@@ -146,8 +157,23 @@ def _text(content: Any) -> str:
     return json.dumps(content, default=str, ensure_ascii=False)
 
 
+def _shared(state: dict[str, Any]) -> dict[str, Any]:
+    """A run's session state without the task list, which is the team's own."""
+    return {key: value for key, value in state.items() if key != TASKS_KEY}
+
+
+def _differ(one: Any, other: Any) -> bool:
+    try:
+        return bool(one != other)
+    except Exception:  # noqa: BLE001 - values of the user's, arrays for instance
+        return True
+
+
 def _merge(before: dict[str, Any], after: dict[str, Any], into: dict[str, Any]) -> None:
     """Write the top-level keys that a member changed into its team's session state."""
-    into.update({key: value for key, value in after.items() if key not in before or before[key] != value})
+    before, after = _shared(before), _shared(after.copy())  # a copy: a straggler may still be changing it
+    into.update(
+        {key: value for key, value in after.items() if key not in before or _differ(before[key], value)}
+    )
     for key in before.keys() - after.keys():
         into.pop(key, None)

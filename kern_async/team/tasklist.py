@@ -1,8 +1,8 @@
-"""The shared task list of a team in mode `tasks`. It lives in the run's session state, under `tasks`."""
+"""The shared task list of a team in mode `tasks`; its session state shows a copy, under `task_list`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import anyio
@@ -15,34 +15,17 @@ if TYPE_CHECKING:
     from .delegation import Delegation
 
 _STATUSES = get_args(TaskState.model_fields["status"].annotation)
-_KEY = "tasks"
+TASKS_KEY = "task_list"
 
 
 @dataclass(eq=False)
 class TaskList:
-    """A view of the list in a run's session state; every change is an event."""
+    """The tasks of one run, in the order of their creation; every change is an event."""
 
     run: Run
-
-    @classmethod
-    def of(cls, run: Run) -> TaskList:
-        return cls(run)
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return cast(
-            "dict[str, Any]", self.run.context.session_state.setdefault(_KEY, {"list": [], "done": None})
-        )
-
-    @property
-    def tasks(self) -> list[TaskState]:
-        """Copies of the tasks, in the order of their creation."""
-        return [TaskState.model_validate(task) for task in self._state["list"]]
-
-    @property
-    def finished(self) -> bool:
-        """Whether the leader has said that the goal is reached."""
-        return self._state["done"] is not None
+    tasks: list[TaskState] = field(default_factory=list[TaskState])
+    finished: bool = False
+    """Whether the leader has said that the goal is reached."""
 
     @property
     def settled(self) -> bool:
@@ -58,12 +41,9 @@ class TaskList:
         raise ToolError(f"There is no task {task_id!r}. Tasks: {known}.")
 
     def _save(self, task: TaskState, event: str) -> None:
-        stored = [t.model_dump() for t in self.tasks if t.task_id != task.task_id]
-        index = next((i for i, t in enumerate(self.tasks) if t.task_id == task.task_id), len(stored))
-        stored.insert(index, task.model_dump())
-        self._state["list"] = stored
-        self.run.emit(event, task=task)
-        self.run.emit("TaskStateUpdated", tasks=self.tasks)
+        self.run.context.session_state[TASKS_KEY] = [known.model_dump() for known in self.tasks]
+        self.run.emit(event, task=task.model_copy(deep=True))
+        self.run.emit("TaskStateUpdated", tasks=[known.model_copy(deep=True) for known in self.tasks])
 
     def create(self, title: str, description: str, assignee: str | None, depends_on: list[str]) -> TaskState:
         for other in depends_on:
@@ -77,6 +57,7 @@ class TaskList:
             depends_on=depends_on,
             status="blocked" if waiting else "pending",
         )
+        self.tasks.append(task)
         self._save(task, "TaskCreated")
         return task
 
@@ -103,8 +84,8 @@ class TaskList:
         task.notes.append(note)
         self._save(task, "TaskUpdated")
 
-    def finish(self, summary: str) -> None:
-        self._state["done"] = summary
+    def finish(self) -> None:
+        self.finished = True
 
     def describe(self) -> str:
         lines = [

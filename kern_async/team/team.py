@@ -19,7 +19,6 @@ from kern_async.tools import Function
 from .delegation import Delegation, answer_of
 from .mode import TeamMode
 from .prompt import describe, members_said, team_parts
-from .tasklist import TaskList
 from .tools import DELEGATE, MEMBER_INFORMATION, ROUTE, TASKS
 
 Member = Runnable[Any, Any]
@@ -119,29 +118,39 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
         """The members as the leader is told of them, a line each."""
         return describe(self.members)
 
+    def check(self) -> None:
+        """Find at a call what would otherwise fail in the run, in this team and in every member.
+
+        Raises:
+            ConfigurationError: of the members (which may have been changed since), or of somebody's tools.
+        """
+        self._check_members(())
+        super().check()
+        for tool in self._inner_tools():
+            if tool.name in self._own_tools():
+                raise ConfigurationError(
+                    f"{self} has a tool {tool.name!r}, which is the name of a team's own tool"
+                )
+        for member in self.members:
+            member.check()
+
+    def _inner_tools(self) -> list[Function]:
+        tools: list[Function] = {
+            TeamMode.coordinate: [DELEGATE],
+            TeamMode.route: [ROUTE],
+            TeamMode.broadcast: [],
+            TeamMode.tasks: TASKS,
+        }[TeamMode(self.mode or TeamMode.coordinate)]
+        return [*tools, MEMBER_INFORMATION] if self.get_member_information_tool else tools
+
     def _find_model(self) -> Model | None:
-        self._check_members(())  # `members` may have been changed since
         return self.model or self.members[0]._find_model()
 
     def _plan(self, run: Run, request: Request) -> Plan:
         delegation = Delegation(team=self, run=run, model=request.model)
         run.desk = delegation
-        mode = cast(TeamMode, self.mode)
-        inner: list[Function] = {
-            TeamMode.coordinate: [DELEGATE],
-            TeamMode.route: [ROUTE],
-            TeamMode.broadcast: [],
-            TeamMode.tasks: TASKS,
-        }[mode]
-        if self.get_member_information_tool:
-            inner = [*inner, MEMBER_INFORMATION]
-        tools = self._own_tools()
-        for tool in inner:
-            if tool.name in tools:
-                raise ConfigurationError(
-                    f"{self} has a tool {tool.name!r}, which is the name of a team's own tool"
-                )
-            tools[tool.name] = tool
+        mode = self.mode
+        inner = self._inner_tools()
 
         async def messages(run: Run) -> list[Message]:
             return build_messages(self, run, request, extra=team_parts(self))
@@ -149,17 +158,21 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
         plan = Plan(
             **self._plan_fields(request),
             messages=messages,
-            tools=tools,
+            tools=self._own_tools() | {tool.name: tool for tool in inner},
             inner=frozenset(tool.name for tool in inner),
         )
         if mode is TeamMode.broadcast:
             plan.open = _broadcast
         elif mode is TeamMode.tasks:
+            plan.open = self._first_round
             plan.next_round = self._next_round
         return plan
 
+    async def _first_round(self, run: Run) -> None:
+        run.emit("TaskIterationStarted", iteration=1, max_iterations=self.max_iterations)
+
     def _next_round(self, run: Run, number: int) -> str | None:
-        tasks = TaskList.of(run)
+        tasks = cast(Delegation, run.desk).tasks
         run.emit("TaskIterationCompleted", iteration=number, max_iterations=self.max_iterations)
         if tasks.finished or tasks.settled or not tasks.tasks or number >= self.max_iterations:
             return None

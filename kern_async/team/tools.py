@@ -9,7 +9,6 @@ from kern_async.run.context import RunContext
 from kern_async.tools import Function
 
 from .delegation import Delegation
-from .tasklist import TaskList
 
 
 def delegation() -> Delegation:
@@ -56,7 +55,7 @@ async def create_task(
         assignee: The id of the member that is to do it.
         depends_on: Ids of tasks that must be completed before.
     """
-    task = TaskList.of(delegation().run).create(title, description, assignee, depends_on or [])
+    task = delegation().tasks.create(title, description, assignee, depends_on or [])
     return f"Created task {task.task_id}: {task.title} ({task.status})."
 
 
@@ -68,13 +67,13 @@ async def update_task_status(task_id: str, status: str, result: str | None = Non
         status: pending, in_progress, completed, failed or blocked.
         result: What came of it.
     """
-    task = TaskList.of(delegation().run).update(task_id, status, result)
+    task = delegation().tasks.update(task_id, status, result)
     return f"Task {task.task_id} is {task.status}."
 
 
 async def list_tasks() -> str:
     """Show the shared list."""
-    return TaskList.of(delegation().run).describe()
+    return delegation().tasks.describe()
 
 
 async def add_task_note(task_id: str, note: str) -> str:
@@ -84,7 +83,7 @@ async def add_task_note(task_id: str, note: str) -> str:
         task_id: The task.
         note: The note.
     """
-    TaskList.of(delegation().run).note(task_id, note)
+    delegation().tasks.note(task_id, note)
     return f"Noted at task {task_id}."
 
 
@@ -94,8 +93,8 @@ async def mark_all_complete(summary: str) -> str:
     Args:
         summary: What was achieved.
     """
-    TaskList.of(delegation().run).finish(summary)
-    return "All complete. Give the user the final answer now."
+    delegation().tasks.finish()
+    return f"All complete: {summary} Give the user the final answer now."
 
 
 async def execute_task(task_id: str, member_id: str, context: RunContext) -> str:
@@ -105,7 +104,7 @@ async def execute_task(task_id: str, member_id: str, context: RunContext) -> str
         task_id: The task.
         member_id: The id of the member.
     """
-    return await TaskList.of(delegation().run).execute(delegation(), task_id, member_id, context.tool_call_id)
+    return await delegation().tasks.execute(delegation(), task_id, member_id, context.tool_call_id)
 
 
 async def execute_tasks_parallel(task_ids: list[str]) -> str:
@@ -114,7 +113,7 @@ async def execute_tasks_parallel(task_ids: list[str]) -> str:
     Args:
         task_ids: The tasks; each needs an assignee.
     """
-    return await TaskList.of(delegation().run).execute_all(delegation(), task_ids)
+    return await delegation().tasks.execute_all(delegation(), task_ids)
 
 
 DELEGATE = Function.from_callable(delegate_task_to_member)

@@ -13,7 +13,6 @@ or finalizer cancels.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,13 +21,8 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 import anyio
 import anyio.lowlevel
 
-from kern_async.backend import current_loop
+from kern_async.backend import current_loop, neutral_context
 from kern_async.exceptions import ConfigurationError, ToolError
-
-try:  # anyio looks at it where it is installed
-    from sniffio import current_async_library_cvar
-except ImportError:
-    current_async_library_cvar = None
 
 T = TypeVar("T")
 OnAbandoned = Callable[[], Callable[[], object]]
@@ -196,9 +190,7 @@ class _Job(Generic[T]):
         self._on_end: Callable[[], object] | None = None
 
     def start(self) -> None:
-        context = contextvars.copy_context()
-        if current_async_library_cvar is not None:
-            context.run(current_async_library_cvar.set, None)  # the thread may run an event loop of its own
+        context = neutral_context()  # the thread may run an event loop of its own
         threading.Thread(
             target=context.run, args=(self._main,), name=f"kern-async {self.name}", daemon=True
         ).start()

@@ -1,0 +1,65 @@
+"""Arguments that users give, checked where they give them: each error says what was wrong and what to do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from kern_async.exceptions import ConfigurationError
+from kern_async.run.base import RunInput
+from kern_async.run.message import Message
+
+
+def slug(name: str | None) -> str:
+    """The id that a name makes: in lower case, spaces and underscores as hyphens."""
+    return re.sub(r"[ _]", "-", name.lower()) if name else ""
+
+
+def check_text(what: str, value: Any) -> None:
+    """Refuse what is neither None nor a text with something in it."""
+    if value is not None and not (isinstance(value, str) and value):
+        raise ConfigurationError(f"{what} is {value!r}; it is a text that is not empty, or None")
+
+
+def check_seconds(what: str, value: Any, *, zero: bool = False) -> None:
+    """Refuse what is neither None nor a number of seconds; `zero` allows 0."""
+    if value is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not (value > 0 or (zero and value == 0)):
+        raise ConfigurationError(f"{what} is {value!r}; it is a number of seconds {'>=' if zero else '>'} 0")
+
+
+def check_count(what: str, value: Any, *, least: int = 0) -> None:
+    """Refuse what is neither None nor a whole number of at least `least`."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise ConfigurationError(f"{what} is {value!r}; it is a whole number >= {least}")
+
+
+def check_named(what: str, value: Any) -> None:
+    """Refuse what is neither None nor a dict whose keys are texts."""
+    if value is None:
+        return
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", value)):
+        raise ConfigurationError(f"{what} is {value!r}; it is a dict whose keys are texts")
+
+
+def check_schema(value: Any) -> None:
+    """Refuse what is no output schema."""
+    is_class = isinstance(value, type) and issubclass(value, BaseModel)
+    if value is not None and not is_class and not isinstance(value, dict):
+        raise ConfigurationError(
+            f"output_schema is {value!r}; it is a pydantic class or a JSON schema as a dict"
+        )
+
+
+def checked_input(value: Any) -> RunInput:
+    """The input of a run, as it was given."""
+    listed = isinstance(value, list) and all(isinstance(item, Message) for item in cast("list[Any]", value))
+    if not (listed or isinstance(value, (str, Message, dict, BaseModel))):
+        raise ConfigurationError(
+            f"the input is {value!r}; it is a str, a Message, a list of Messages, a dict or a pydantic object"
+        )
+    return RunInput.model_construct(input_content=value)

@@ -1,0 +1,115 @@
+"""What a run leaves: its terminal event and its output. Neither can fail, whatever the user's values are."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pydantic import BaseModel
+
+from kern_async.run import agent, team
+from kern_async.run.base import BaseEvent, RunStatus
+
+if TYPE_CHECKING:
+    from .run import Outcome, Run
+
+RunOutputs = agent.RunOutput | team.TeamRunOutput
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+UNSET: Final[Any] = object()
+"""A run's `final` while its content is its text."""
+
+
+def end_of(run: Run, outcome: Outcome) -> tuple[str, dict[str, Any]]:
+    """The terminal event's name, and all that it and the output say of the end."""
+    whole = "".join(run.text) or None
+    completed = outcome.status is RunStatus.completed
+    end: dict[str, Any] = {
+        "status": outcome.status,
+        "metrics": run.metrics,
+        "content": run.final if completed and run.final is not UNSET else whole,
+        "session_state": snapshot(run.context.session_state),
+        "metadata": dict(run.context.metadata) or None,
+        "error": words_of(run.error) if run.error is not None else None,
+        "error_type": type(run.error).__name__ if run.error is not None else None,
+    }
+    if completed:
+        return "RunCompleted", end
+    if outcome.status is RunStatus.error:
+        extra = getattr(run.error, "additional_data", None)
+        return "RunError", end | {"additional_data": extra if extra and isinstance(extra, dict) else None}
+    return "RunCancelled", end | {
+        "reason": outcome.reason,
+        "cancelled_by": outcome.cancelled_by,
+        "cancellation_stage": outcome.stage,
+        "requested_at": outcome.requested_at,
+        "settled_at": time.time(),
+        "interrupted": list(run.interrupted),
+        "abandoned": list(run.abandoned),
+    }
+
+
+def output_of(run: Run, end: dict[str, Any]) -> RunOutputs:
+    """The output that says what `end` says."""
+    content = end["content"]
+    values: dict[str, Any] = {
+        **end,
+        **run.identity,
+        "user_id": run.user_id,
+        "input": run.input,
+        "content_type": "str" if content is None or isinstance(content, str) else type(content).__name__,
+        "reasoning_content": "".join(run.reasoning) or None,
+        "messages": list(run.messages),
+        "tools": list(run.tools),
+        "model": run.model,
+        "model_provider": run.model_provider,
+        "created_at": run.created_at,
+    }
+    if run.owner.kind == "agent":
+        return build(agent.RunOutput, values)
+    members = [member.output for member in run.children if member.output is not None]
+    return build(team.TeamRunOutput, values | {"member_responses": members})
+
+
+def draft_of(run: Run) -> RunOutputs:
+    """The output as it would be if the run completed now; a post-hook may change it."""
+    content = "".join(run.text) or None if run.final is UNSET else run.final
+    state = run.context.session_state
+    return output_of(
+        run, {"status": RunStatus.running, "content": content, "metrics": run.metrics, "session_state": state}
+    )
+
+
+def kept_events(run: Run, terminal: BaseEvent) -> list[BaseEvent] | None:
+    """The run's own events, its terminal one last, if it keeps them."""
+    if not run.store_events:
+        return None
+    own = [event for event in run.log.events if event.run_id == run.id]
+    return [event for event in [*own, terminal] if event.event not in run.events_to_skip]
+
+
+def build(cls: type[ModelT], values: dict[str, Any]) -> ModelT:
+    """The model; unvalidated where the user's values do not fit it, since they must not cost a run its end."""
+    try:
+        return cls(**values)
+    except Exception:  # noqa: BLE001 - a validator may run code of the user's values
+        return cls.model_construct(**values)
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # noqa: BLE001 - an exception class of the user's
+        return type(error).__name__
+
+
+def snapshot(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy that a tool which outlives the run cannot change any more, as deep as the values allow."""
+    if not state:
+        return {}
+    try:
+        return copy.deepcopy(state)
+    except Exception:  # noqa: BLE001 - a value of the user's own that cannot be copied
+        return dict(state)
