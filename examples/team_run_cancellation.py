@@ -69,7 +69,9 @@ def cancel_later(team: Team, watched: Watched) -> None:
     """Cancel the run some seconds after its start, unless it is over by then."""
     watched.started.wait()
     if not watched.over.wait(SECONDS):
-        print(f"\n\ncancelling run {watched.run_id}")
+        print(
+            f"\n\ncancelling run {watched.run_id}\n", end="", flush=True
+        )  # one write: the other thread prints too
         print("it will end cancelled" if team.cancel_run(watched.run_id) else "it had ended already")
 
 

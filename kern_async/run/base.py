@@ -90,7 +90,9 @@ class RunMetrics(BaseModel):
 class RunInput(BaseModel):
     """What a run was asked. A pre-hook may change `input_content`."""
 
-    input_content: str | Message | list[Message] | dict[str, Any] | SerializeAsAny[BaseModel]
+    input_content: str | Message | list[Message] | dict[str, Any] | SerializeAsAny[BaseModel] = Field(
+        union_mode="left_to_right"  # what looks like a message was one
+    )
 
     def messages(self) -> list[Message]:
         """The input as messages; an object is given to the model as JSON."""

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from kern_async import Agent, RunStatus, Team
+from kern_async.run.base import Cancelled
 from kern_async.testing.scripted import ScriptedModel, call
 
 from .invariants import check_log, check_messages
@@ -45,7 +46,7 @@ async def test_a_team_s_deadline_ends_its_members_as_their_team_s_end() -> None:
     async with team.arun("go", stream=True, stream_events=True) as stream:
         events = [event async for event in stream]
     check_log(events)
-    ends = {event.run_id: event.cancelled_by for event in events if event.event.endswith("RunCancelled")}
+    ends = {event.run_id: event.cancelled_by for event in events if isinstance(event, Cancelled)}
     assert ends.pop(stream.run_id) == "deadline"
     assert set(ends.values()) == {"parent"}
     assert len(ends) == 3
