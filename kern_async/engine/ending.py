@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any, Final
 
 from kern_async.run import agent, team
 from kern_async.run.base import BaseEvent, RunStatus
+from kern_async.run.trusted import trusted
 
 if TYPE_CHECKING:
     from .run import Outcome, Run
 
 RunOutputs = agent.RunOutput | team.TeamRunOutput
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 UNSET: Final[Any] = object()
 """A run's `final` while its content is its text."""
@@ -67,9 +65,9 @@ def output_of(run: Run, end: dict[str, Any]) -> RunOutputs:
         "created_at": run.created_at,
     }
     if run.owner.kind == "agent":
-        return build(agent.RunOutput, values)
+        return trusted(agent.RunOutput, values)
     members = [member.output for member in run.children if member.output is not None]
-    return build(team.TeamRunOutput, values | {"member_responses": members})
+    return trusted(team.TeamRunOutput, values | {"member_responses": members})
 
 
 def draft_of(run: Run) -> RunOutputs:
@@ -87,14 +85,6 @@ def kept_events(run: Run, terminal: BaseEvent) -> list[BaseEvent] | None:
         return None
     own = [event for event in run.log.events if event.run_id == run.id]
     return [event for event in [*own, terminal] if event.event not in run.events_to_skip]
-
-
-def build(cls: type[ModelT], values: dict[str, Any]) -> ModelT:
-    """The model; unvalidated where the user's values do not fit it, since they must not cost a run its end."""
-    try:
-        return cls(**values)
-    except Exception:  # noqa: BLE001 - a validator may run code of the user's values
-        return cls.model_construct(**values)
 
 
 def words_of(error: BaseException) -> str:

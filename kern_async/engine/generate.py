@@ -16,6 +16,7 @@ from kern_async.exceptions import ModelError, ModelTimeout
 from kern_async.models.base import DeltaKind, Model, ModelReply, ModelRequest, ToolSpec, Usage
 from kern_async.run.base import Work
 from kern_async.run.message import Message
+from kern_async.run.trusted import trusted
 
 from .calls import noting
 from .ending import words_of
@@ -189,12 +190,15 @@ class _Generation:
         run.reasoning.extend(self._reasoning)
         if self._text or (reply is not None and (reply.tool_calls or reply.provider_data)):
             run.messages.append(
-                Message(
-                    role="assistant",
-                    content="".join(self._text) or None,
-                    reasoning_content="".join(self._reasoning) or None,
-                    tool_calls=reply.tool_calls if reply is not None else [],
-                    provider_data=reply.provider_data if reply is not None else None,
+                trusted(
+                    Message,
+                    {
+                        "role": "assistant",
+                        "content": "".join(self._text) or None,
+                        "reasoning_content": "".join(self._reasoning) or None,
+                        "tool_calls": reply.tool_calls if reply is not None else [],
+                        "provider_data": reply.provider_data if reply is not None else None,
+                    },
                 )
             )
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import anyio
 import anyio.lowlevel
@@ -34,9 +34,10 @@ from kern_async.run.base import (
 from kern_async.run.context import RunContext
 from kern_async.run.message import Message, now
 from kern_async.run.tool import ToolExecution
+from kern_async.run.trusted import trusted
 
 from . import registry
-from .ending import UNSET, RunOutputs, build, end_of, kept_events, output_of
+from .ending import UNSET, RunOutputs, end_of, kept_events, output_of
 from .inflight import names_in_flight
 from .log import EventLog
 from .observe import log, wanted
@@ -69,8 +70,7 @@ class Owner:
     name: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a run ends, decided once; times are seconds since the epoch."""
 
     status: RunStatus
@@ -150,7 +150,7 @@ class Run:
             who[1]: self.owner.name,
         }
         self._events = _EVENTS[self.owner.kind]
-        self._content_event = self._events["RunContent"]
+        self.content_event = self._events["RunContent"]
 
     # The tree.
 
@@ -187,6 +187,8 @@ class Run:
 
     def claim(self, status: RunStatus, by: CancelledBy | None = None, reason: str | None = None) -> Outcome:
         """Ask for this end; what comes back is the end that stands."""
+        if (standing := self._slot.get("outcome")) is not None:
+            return standing
         stage = requested_at = None
         if status is RunStatus.cancelled:
             stage = CancellationStage.executing if self.executing else CancellationStage.pending
@@ -331,7 +333,7 @@ class Run:
         return True
 
     def _make(self, event: str, fields: dict[str, Any]) -> BaseEvent:
-        return build(self._events[event], self.identity | {"event_index": len(self.log.events)} | fields)
+        return trusted(self._events[event], self.identity | {"event_index": len(self.log.events)} | fields)
 
     def report(self, content: Any, tool_call_id: str | None) -> None:
         """Log a tool's progress, from any thread."""
@@ -351,13 +353,10 @@ class Run:
             voice = voice.speaks_for
             voice.text.append(text)
         event_log = self.log
-        if voice is self:
-            event = self._content_event(**self.identity, event_index=len(event_log.events), content=text)
-        else:
-            event = team.RunContentEvent(
-                **voice.identity, event_index=len(event_log.events), content=text, member_run_id=self.id
-            )
-        event_log.append(event)
+        fields = {"event_index": len(event_log.events), "content": text}
+        if voice is not self:
+            fields["member_run_id"] = self.id
+        event_log.append(trusted(voice.content_event, voice.identity | fields))
         if event_log.full:
             await event_log.wait_for_room()
 

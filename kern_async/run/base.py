@@ -57,7 +57,8 @@ class Work:
     tool_call_id: str | None = None
 
 
-class RunMetrics(BaseModel):
+@dataclass(slots=True, kw_only=True)
+class RunMetrics:
     """What a run used. Times are seconds; a team's figures include its members'.
 
     `estimated` says that part of the tokens is an estimate: a provider never reports the usage of a
