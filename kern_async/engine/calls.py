@@ -59,6 +59,10 @@ async def call_async(run: Run, work: Work, call: Callable[[], Awaitable[T]]) -> 
     )
     try:
         await done.wait()
+    except (
+        GeneratorExit
+    ):  # the garbage collector closes what a closed event loop left: there is nothing to await
+        raise
     except BaseException:
         run.feel_cut()
         run.interrupted.append(work)
@@ -68,14 +72,22 @@ async def call_async(run: Run, work: Work, call: Callable[[], Awaitable[T]]) -> 
             if not done.is_set():
                 ending.append(run.abandon(work))
         raise
-    if error is None and result:
+    if result:
         return result[0]
+    raise _of_the_call(work, error)
+
+
+def _of_the_call(work: Work, error: BaseException | None) -> BaseException:
+    """What a call that raised means to its run."""
     if error is None or isinstance(error, anyio.get_cancelled_exc_class()):
         # Nobody cancelled the run: the call cancelled itself, or awaited something that was cancelled.
-        raise ToolError(f"{work.name} was cancelled from within") from error
-    if isinstance(error, SystemExit):
-        raise ToolError(f"{work.name} tried to end the process: {error!r}") from error
-    raise error
+        refused = ToolError(f"{work.name} was cancelled from within")
+    elif isinstance(error, SystemExit):
+        refused = ToolError(f"{work.name} tried to end the process: {error!r}")
+    else:
+        return error
+    refused.__cause__ = error
+    return refused
 
 
 async def _put_down(cancel: Callable[[], object], done: anyio.Event, deadline: float) -> None:

@@ -63,9 +63,14 @@ def _claim_failure(run: Run, exc: Exception) -> None:
     if run.ended:  # settled without its event loop; the garbage collector closes what is left of it
         return
     run.error = _cause(exc)
+    try:
+        cut_from_outside = anyio.current_effective_deadline() == -math.inf
+    except anyio.NoEventLoopError:  # the loop was closed under the run, and its scope could not be left
+        run.claim(RunStatus.cancelled, "shutdown")
+        return
     if run.scope is not None and run.scope.cancel_called:  # by the deadline: `cancel` claims before it cuts
         run.claim(RunStatus.cancelled, "deadline", run.deadline_reason)
-    elif anyio.current_effective_deadline() == -math.inf:
+    elif cut_from_outside:
         run.claim(RunStatus.cancelled, run.outside)
     run.claim(RunStatus.error)
 

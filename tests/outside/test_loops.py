@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 from collections.abc import Callable, Coroutine
@@ -112,10 +113,46 @@ def test_a_run_whose_loop_was_closed_under_it_can_still_be_cancelled() -> None:
         ("tool", "cancelled"),
     ]
     held.clear()
-    for task in tasks:  # as the garbage collector would: what the loop left of the run is closed
-        cast(Coroutine[Any, Any, Any], task.get_coro()).close()
-    gc.collect()
+    close_as_the_collector_would(tasks)
     assert abandoned() == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.leaves("socket")
+@pytest.mark.parametrize("where", ["model", "tool"])
+def test_a_run_whose_loop_was_closed_under_it_ends_when_it_is_collected(where: str) -> None:
+    async def hang(*_: Any) -> None:
+        begun.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def tool() -> None:
+        await hang()
+
+    begun = asyncio.Event()
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _loop, _context: None)
+    turn = ["I look. ", call("tool") if where == "tool" else hang]
+    held = [Agent(model=ScriptedModel("m", [turn]), tools=[tool]).arun("go", stream=True)]
+
+    async def main() -> None:
+        await anext(held[0])
+        await begun.wait()
+
+    loop.run_until_complete(main())
+    tasks = asyncio.all_tasks(loop)
+    loop.close()
+    close_as_the_collector_would(tasks)
+    output = held[0].output
+    assert output is not None
+    assert output.status is RunStatus.cancelled
+    assert output.content == "I look. "
+
+
+def close_as_the_collector_would(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        with contextlib.suppress(RuntimeError):  # of scopes and events that want their loop
+            cast(Coroutine[Any, Any, Any], task.get_coro()).close()
+    gc.collect()
 
 
 def test_an_agent_serves_the_loops_of_two_threads_at_once(stage: Stage) -> None:
