@@ -58,6 +58,7 @@ class RunOptions(TypedDict, total=False):
     background: bool
     timeout: float | None
     limits: Any
+    requirements: Any
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -286,11 +287,14 @@ class Runnable(Generic[EventT, OutputT]):
         background: bool = False,
         timeout: float | None = None,
         limits: Any = None,
+        requirements: Any = None,
     ) -> tuple[Run, Body, bool]:
         if background:
             raise NotImplementedError("background=True is not there yet")
         if limits is not None:
             raise NotImplementedError("limits= is not there yet")
+        if requirements is not None:
+            raise NotImplementedError("requirements= is not there yet")
         for what, text in (("run_id", run_id), ("session_id", session_id), ("user_id", user_id)):
             check_text(what, text)
         for what, named in (
@@ -435,6 +439,10 @@ class Runnable(Generic[EventT, OutputT]):
     asend_message = staticmethod(control.asend_message)
     continue_run = staticmethod(control.continue_run)
     acontinue_run = staticmethod(control.acontinue_run)
+    get_session = staticmethod(control.get_session)
+    aget_session = staticmethod(control.aget_session)
+    get_run_output = staticmethod(control.get_run_output)
+    aget_run_output = staticmethod(control.aget_run_output)
 
     # Showing.
 

@@ -29,6 +29,26 @@ async def asend_message(run_id: str, text: str) -> bool:
     _missing("asend_message()")
 
 
+def get_session(session_id: str) -> NoReturn:
+    """A stored session. Not there yet."""
+    _missing("get_session()")
+
+
+async def aget_session(session_id: str) -> NoReturn:
+    """A stored session. Not there yet."""
+    _missing("aget_session()")
+
+
+def get_run_output(run_id: str, session_id: str | None = None) -> NoReturn:
+    """A stored run. Not there yet."""
+    _missing("get_run_output()")
+
+
+async def aget_run_output(run_id: str, session_id: str | None = None) -> NoReturn:
+    """A stored run. Not there yet."""
+    _missing("aget_run_output()")
+
+
 def continue_run(*_args: Any, **_options: Any) -> NoReturn:
     """Go on from a run that was paused, cancelled or failed. Not there yet."""
     _missing("continue_run()")

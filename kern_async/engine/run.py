@@ -359,6 +359,7 @@ class Run:
         event_log.append(trusted(voice.content_event, voice.identity | fields))
         if event_log.full:
             await event_log.wait_for_room()
+            await self.checkpoint()  # what made room may be a reader that cancels
 
     def abandon(self, work: Work) -> Callable[[], None]:
         """Name `work` as a straggler of this run and of those above it; call what this returns when it ends."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .media import File, Image
 
@@ -44,3 +44,13 @@ class Message(BaseModel):
     reasoning_content: str | None = None
     provider_data: dict[str, Any] | None = None
     created_at: int = Field(default_factory=now)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_other_media(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            given = cast("dict[str, Any]", values)
+            for other in ("audio", "video", "videos"):
+                if other in given:
+                    raise ValueError(f"a message carries images and files to the model, no {other}")
+        return cast(Any, values)

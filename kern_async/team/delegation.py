@@ -56,7 +56,10 @@ class Delegation:
             )
         given: Input = task if self.team.determine_input_for_members else self.run.input.input_content
         output = await self.ask(member, given, tool_call_id=tool_call_id)
-        return answer_of(member, output)
+        answer = answer_of(member, output)
+        if self.speaking and output.content_type != "str":
+            self.run.final = output.content  # the chosen member's object is the team's
+        return answer
 
     async def delegate_alone(self, member_id: str, task: str, *, tool_call_id: str | None = None) -> str:
         """The same for a member whose answer is the team's: one at a time, and only one that succeeds.

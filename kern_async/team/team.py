@@ -33,7 +33,8 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
     Args:
         members: agents and teams, to any depth; at least one.
         mode: how they work together; `respond_directly=True` means `route`, `delegate_to_all_members=True`
-            means `broadcast`, and a mode that is given overrides both.
+            means `broadcast`, and a mode that is given overrides both. In `route` the content is all that the
+            team's stream has said: also what the leader said before, and a member that then failed.
         model: the leader's; default: its first member's.
         max_iterations: how many rounds over the task list a run in mode `tasks` may make.
         determine_input_for_members: whether a member gets the leader's words, or the run's own input.

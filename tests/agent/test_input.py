@@ -131,3 +131,9 @@ async def test_an_output_keeps_its_input_through_json(crew: Crew, given: Any) ->
     assert again.input is not None
     assert type(again.input.input_content) is type(given)
     assert [list(m.images) for m in again.messages] == [list(m.images) for m in output.messages]
+
+
+@pytest.mark.parametrize("other", ["audio", "videos"])
+def test_media_that_no_model_here_takes_are_named(other: str) -> None:
+    with pytest.raises(ValueError, match=f"images and files to the model, no {other}"):
+        Message.model_validate({"role": "user", "content": "hear", other: ["x"]})

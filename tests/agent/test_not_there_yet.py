@@ -41,7 +41,9 @@ def test_a_teams_keyword_that_is_not_there_yet_names_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"background": True}, {"limits": object()}], ids=["background", "limits"]
+    "options",
+    [{"background": True}, {"limits": object()}, {"requirements": []}],
+    ids=["background", "limits", "requirements"],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_runs_keyword_that_is_not_there_yet_names_itself(

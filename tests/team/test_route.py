@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from kern_async import TeamMode
 from kern_async.run.base import RunStatus
@@ -104,3 +105,13 @@ async def test_a_mode_that_is_given_overrides_the_flags(crew: Crew) -> None:
     )
     assert team.mode is TeamMode.coordinate
     assert (await team.arun("Go.")).content == "He says hello."
+
+
+async def test_the_chosen_members_object_is_the_answer(crew: Crew) -> None:
+    class Greeting(BaseModel):
+        word: str
+
+    member = crew.agent("German", Text('{"word": "Hallo"}'), output_schema=Greeting)
+    output = await crew.team(delegate("german"), members=[member], mode="route").arun("Go.")
+    assert output.content == Greeting(word="Hallo")
+    assert output.content_type == "Greeting"
