@@ -1,0 +1,1 @@
+"""Models of providers: messages and tools in, deltas and a reply out."""
