@@ -118,9 +118,13 @@ async def test_contextlibs_aclosing_closes_a_stream(stage: Stage, leave: str) ->
     await stage.ended("consumer")
 
 
-async def test_aclose_from_another_task_gives_the_waiting_reader_the_terminal_event(stage: Stage) -> None:
+@pytest.mark.parametrize("kind", ["agent", "team"])
+async def test_aclose_from_another_task_gives_the_waiting_reader_the_terminal_event(
+    stage: Stage, kind: str
+) -> None:
     stage.provider.default = Hang()
-    events = stage.team().arun("go", stream=True, run_id=stage.RUN)
+    who: Any = stage.agent() if kind == "agent" else stage.team()
+    events = who.arun("go", stream=True, run_id=stage.RUN)
     seen: list[str] = []
 
     async def read() -> None:
@@ -128,12 +132,16 @@ async def test_aclose_from_another_task_gives_the_waiting_reader_the_terminal_ev
 
     async with anyio.create_task_group() as group:
         group.start_soon(read)
-        await stage.provider.await_for_request(2)
+        await stage.provider.await_for_request(1 if kind == "agent" else 2)
         stage.keep()
         await anyio.wait_all_tasks_blocked()
         await events.aclose()
         assert stage.run.ended
-    assert seen == ["TeamRunStarted", *["RunStarted"] * 2, *["RunCancelled"] * 2, "TeamRunCancelled"]
+    assert seen == (
+        ["RunStarted", "RunCancelled"]
+        if kind == "agent"
+        else ["TeamRunStarted", *["RunStarted"] * 2, *["RunCancelled"] * 2, "TeamRunCancelled"]
+    )
     await stage.ended("consumer")
 
 
