@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kern_async.testing import Text, ToolCall
+from kern_async.testing import Hang, Text, ToolCall
 
 if TYPE_CHECKING:
     from outside.conftest import Stage
@@ -196,6 +196,59 @@ def test_a_forked_child_can_run_again(stage: Stage) -> None:
         )
     )
     assert reports == ["answer", [[], "answer"], [0, "RunCompleted"]]
+
+
+def test_a_forked_child_does_not_wait_at_its_exit_for_its_parents_runs(stage: Stage) -> None:
+    stage.provider.default = Hang()
+    reports, _ = finished(
+        child(
+            stage,
+            """
+            import warnings
+            warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+            live = agent().run("go", stream=True, run_id="parents")
+            next(live)
+            began = time.monotonic()
+            pid = os.fork()
+            if pid == 0:
+                atexit.unregister(report)
+                live.close()
+            else:
+                _, status = os.waitpid(pid, 0)
+                print(json.dumps([status, time.monotonic() - began]), flush=True)
+                live.close()
+            """,
+        )
+    )
+    (status, seconds), parents = reports
+    assert status == 0
+    assert seconds < 2.5, "the grace and its margin are 4 seconds"
+    assert parents == end("consumer")
+
+
+def test_a_process_waits_at_its_exit_for_the_clean_up_of_a_tool(stage: Stage) -> None:
+    stage.provider.reply(ToolCall("tool"))
+    reports, _ = finished(
+        child(
+            stage,
+            """
+            begun = threading.Event()
+
+            async def tool():
+                begun.set()
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    await asyncio.sleep(1)  # longer than the loop itself is waited for
+                    print(json.dumps("cleaned"), flush=True)
+
+            live = agent(tools=[tool], cancel_grace=6).run("go", stream=True)
+            next(live)
+            begun.wait()
+            """,
+        )
+    )
+    assert reports == ["cleaned", end("shutdown")]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
