@@ -112,7 +112,13 @@ class BackgroundLoop:
             self._ready.set()
             await self._stop.wait()
 
-        asyncio.run(serve())
+        try:
+            asyncio.run(serve())
+        except RuntimeError:
+            # Everything is closed by then. Since Python 3.12 no thread can be made at the interpreter's exit, not
+            # even the one in which asyncio would wait for the threads of its resolver.
+            if self._loop is not None:
+                raise
 
     def close(self) -> None:
         """Cancel and settle the runs of this loop, then stop it: at most the longest grace and a margin."""
