@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from kern_async.run.agent import RunEvent, RunOutput
     from kern_async.run.base import RunStatus
     from kern_async.run.context import RunContext
+    from kern_async.run.limits import RunLimits
+    from kern_async.run.requirement import RunRequirement
     from kern_async.run.team import TeamRunEvent, TeamRunOutput
     from kern_async.team import Team, TeamMode
     from kern_async.tools import tool
@@ -26,7 +28,9 @@ _HOMES = {
     "KernError": "exceptions",
     "RunContext": "run.context",
     "RunEvent": "run.agent",
+    "RunLimits": "run.limits",
     "RunOutput": "run.agent",
+    "RunRequirement": "run.requirement",
     "RunStatus": "run.base",
     "RunStream": "engine.stream",
     "SyncRunStream": "engine.stream",
@@ -49,7 +53,9 @@ __all__ = [
     "KernError",
     "RunContext",
     "RunEvent",
+    "RunLimits",
     "RunOutput",
+    "RunRequirement",
     "RunStatus",
     "RunStream",
     "SyncRunStream",

@@ -80,6 +80,18 @@ class RunCancelledEvent(BaseRunEvent, base.Ended, base.Cancelled, frozen=True):
     event: Literal["RunCancelled"] = "RunCancelled"
 
 
+class RunPausedEvent(BaseRunEvent, base.Paused, base.Ended, frozen=True):
+    """The run waits for somebody: its last event until it is continued or cancelled."""
+
+    event: Literal["RunPaused"] = "RunPaused"
+
+
+class RunContinuedEvent(BaseRunEvent, base.Started, frozen=True):
+    """The run goes on: the first event of every further attempt."""
+
+    event: Literal["RunContinued"] = "RunContinued"
+
+
 class PreHookStartedEvent(BaseRunEvent, base.HookEvent, frozen=True):
     """A pre-hook began."""
 
@@ -159,6 +171,8 @@ AgentEvent = (
     | RunCompletedEvent
     | RunErrorEvent
     | RunCancelledEvent
+    | RunPausedEvent
+    | RunContinuedEvent
     | PreHookStartedEvent
     | PreHookCompletedEvent
     | PostHookStartedEvent

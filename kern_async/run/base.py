@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from kern_async.exceptions import RunCancelled, RunFailed
 
 from .message import Message, now
+from .requirement import RunRequirement
 from .tool import ToolExecution
 
 
@@ -134,7 +135,7 @@ class BaseEvent(BaseModel, frozen=True):
 
 
 class Started(BaseModel, frozen=True):
-    """Fields of `*RunStarted`."""
+    """Fields of `*RunStarted` and `*RunContinued`."""
 
     model: str | None = None
     model_provider: str | None = None
@@ -147,7 +148,7 @@ class ContentDelta(BaseModel, frozen=True):
 
 
 class Ended(BaseModel, frozen=True):
-    """Fields of every terminal event. `content` is all the text of the run, None when there is none."""
+    """Fields of every terminal or paused event. `content` is all the text of the run, None when there is none."""
 
     status: RunStatus
     metrics: RunMetrics | None = None
@@ -179,6 +180,17 @@ class Cancelled(BaseModel, frozen=True):
     error: str | None = None
     """An error that happened while the run was ending."""
     error_type: str | None = None
+
+
+class Paused(BaseModel, frozen=True):
+    """Fields of `*RunPaused`, the last event of an attempt that waits for somebody."""
+
+    status: RunStatus = RunStatus.paused
+    requirements: list[RunRequirement] = Field(default_factory=list[RunRequirement])
+    """What the run waits for, its members' included."""
+    tools: list[ToolExecution] = Field(default_factory=list[ToolExecution])
+    """The tool calls that wait."""
+    session_state: dict[str, Any] | None = None
 
 
 class HookEvent(BaseModel, frozen=True):
@@ -256,6 +268,8 @@ class BaseOutput(BaseModel):
     messages: list[Message] = Field(default_factory=list[Message])
     metrics: RunMetrics = Field(default_factory=RunMetrics)
     tools: list[ToolExecution] = Field(default_factory=list[ToolExecution])
+    requirements: list[RunRequirement] | None = None
+    """What the run waited for when it paused, its members' included."""
     model: str | None = None
     model_provider: str | None = None
     session_state: dict[str, Any] | None = None
@@ -280,6 +294,28 @@ class BaseOutput(BaseModel):
     @property
     def is_paused(self) -> bool:
         return self.status is RunStatus.paused
+
+    @property
+    def active_requirements(self) -> list[RunRequirement]:
+        """The requirements that are not resolved."""
+        return [requirement for requirement in self.requirements or [] if not requirement.is_resolved()]
+
+    @property
+    def tools_requiring_confirmation(self) -> list[ToolExecution]:
+        """The tool calls that wait for a yes or no: set `confirmed`."""
+        return [waiting.tool_execution for waiting in self.active_requirements if waiting.needs_confirmation]
+
+    @property
+    def tools_requiring_user_input(self) -> list[ToolExecution]:
+        """The tool calls that wait for the user: set the values in `user_input_schema`."""
+        return [waiting.tool_execution for waiting in self.active_requirements if waiting.needs_user_input]
+
+    @property
+    def tools_awaiting_external_execution(self) -> list[ToolExecution]:
+        """The tool calls that are executed elsewhere: set `result`."""
+        return [
+            waiting.tool_execution for waiting in self.active_requirements if waiting.needs_external_execution
+        ]
 
     def raise_for_status(self) -> Self:
         """Return this output if the run COMPLETED or is PAUSED; raise what happened otherwise.

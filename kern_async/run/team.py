@@ -89,6 +89,18 @@ class RunCancelledEvent(BaseTeamRunEvent, base.Ended, base.Cancelled, frozen=Tru
     event: Literal["TeamRunCancelled"] = "TeamRunCancelled"
 
 
+class RunPausedEvent(BaseTeamRunEvent, base.Paused, base.Ended, frozen=True):
+    """The run waits for somebody: its last event until it is continued or cancelled."""
+
+    event: Literal["TeamRunPaused"] = "TeamRunPaused"
+
+
+class RunContinuedEvent(BaseTeamRunEvent, base.Started, frozen=True):
+    """The run goes on: the first event of every further attempt."""
+
+    event: Literal["TeamRunContinued"] = "TeamRunContinued"
+
+
 class PreHookStartedEvent(BaseTeamRunEvent, base.HookEvent, frozen=True):
     """A pre-hook began."""
 
@@ -218,6 +230,8 @@ TeamOwnEvent = (
     | RunCompletedEvent
     | RunErrorEvent
     | RunCancelledEvent
+    | RunPausedEvent
+    | RunContinuedEvent
     | PreHookStartedEvent
     | PreHookCompletedEvent
     | PostHookStartedEvent

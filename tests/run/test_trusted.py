@@ -10,9 +10,11 @@ from pydantic import BaseModel, TypeAdapter
 from kern_async.run import agent, team
 from kern_async.run.base import CancellationStage, RunInput, RunMetrics, RunStatus, Work
 from kern_async.run.message import Message
+from kern_async.run.requirement import RunRequirement
 from kern_async.run.tool import ToolExecution
 from kern_async.run.trusted import trusted
 
+WAITING = ToolExecution(tool_call_id="c", tool_name="look", requires_confirmation=True, created_at=1)
 VALUES: dict[str, Any] = {
     "run_id": "r",
     "parent_run_id": None,
@@ -36,6 +38,8 @@ VALUES: dict[str, Any] = {
     "interrupted": [Work(kind="tool", name="look", run_id="r", tool_call_id="c")],
     "hook_name": "hook",
     "tool": ToolExecution(tool_call_id="c", tool_name="look", created_at=1),
+    "tools": [WAITING],
+    "requirements": [RunRequirement(id="q", tool_execution=WAITING, created_at=1)],
     "iteration": 1,
     "max_iterations": 2,
     "tasks": [team.TaskState(task_id="1", title="x")],

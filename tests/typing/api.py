@@ -11,7 +11,9 @@ from typing import Any, assert_type
 from kern_async import (
     Agent,
     RunContext,
+    RunLimits,
     RunOutput,
+    RunRequirement,
     RunStatus,
     RunStream,
     SyncRunStream,
@@ -27,8 +29,11 @@ from kern_async.models.openai import OpenAIChat, OpenAIResponses
 from kern_async.run.agent import AgentEvent, RunCancelledEvent, RunContentEvent, RunOutputEvent
 from kern_async.run.base import CancelledBy, RunMetrics, Work
 from kern_async.run.cancel import get_active_runs
+from kern_async.run.requirement import UserInputField
 from kern_async.run.team import RunCancelledEvent as TeamRunCancelledEvent
+from kern_async.run.team import RunPausedEvent as TeamRunPausedEvent
 from kern_async.run.team import TeamEvent, TeamRunOutputEvent
+from kern_async.run.tool import ToolExecution
 
 
 @tool
@@ -111,6 +116,10 @@ def events_are_told_apart_by_their_name(event: TeamEvent) -> None:
         assert_type(event, RunContentEvent)
         assert_type(event.content, str)
         assert_type(event.agent_id, str)
+    elif event.event == "TeamRunPaused":
+        assert_type(event, TeamRunPausedEvent)
+        assert_type(event.requirements, list[RunRequirement])
+        assert_type(event.status, RunStatus)
     elif isinstance(event, RunCancelledEvent):
         assert_type(event.reason, str | None)
         assert_type(event.settled_at, float)
@@ -129,6 +138,16 @@ def outputs(output: RunOutput, of_team: TeamRunOutput) -> None:
     assert_type(output.raise_for_status(), RunOutput)
     assert_type(of_team.member_responses, list[TeamRunOutput | RunOutput])
     assert_type(of_team.cancelled_by, CancelledBy | None)
+
+
+def requirements(output: RunOutput) -> None:
+    for requirement in assert_type(output.active_requirements, list[RunRequirement]):
+        assert_type(requirement.user_input_schema, list[UserInputField] | None)
+        assert_type(requirement.is_resolved(), bool)
+        requirement.confirmation = True
+    assert_type(output.tools_requiring_confirmation, list[ToolExecution])
+    RunLimits(tool_calls=3)
+    RunLimits(tool_calls="3")  # pyright: ignore[reportArgumentType]
 
 
 async def cancels() -> None:
