@@ -126,12 +126,12 @@ class BaseEvent(BaseModel, frozen=True):
     content: Any = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as JSON data, without the fields that are None."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The event as JSON data, without the fields that are None; what is no JSON is its `str`."""
+        return self.model_dump(mode="json", exclude_none=True, fallback=str)
 
     def to_json(self) -> str:
-        """The event as one line of JSON, without the fields that are None."""
-        return self.model_dump_json(exclude_none=True)
+        """The event as one line of JSON, without the fields that are None; what is no JSON is its `str`."""
+        return self.model_dump_json(exclude_none=True, fallback=str)
 
 
 class Started(BaseModel, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, ov
 from kern_async.exceptions import ConfigurationError
 
 from .function import Tool
+from .options import check_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,21 +30,8 @@ class ToolOptions(TypedDict, total=False):
     post_hook: Callable[..., Any] | None
     tool_hooks: Sequence[Callable[..., Any]] | None
     timeout: float | None
-    retries: int
+    retries: int | None
     isolation: Literal["thread", "process"] | None
-
-
-_NOT_BUILT = (
-    "requires_confirmation",
-    "requires_user_input",
-    "user_input_fields",
-    "external_execution",
-    "pre_hook",
-    "post_hook",
-    "tool_hooks",
-    "timeout",
-    "retries",
-)
 
 
 @overload
@@ -60,13 +48,23 @@ def tool(entrypoint: Callable[..., Any] | None = None, /, **options: Unpack[Tool
         strict: the provider holds the model to the schema.
         stop_after_tool_call: the run ends with this tool's result.
         show_result: the result becomes part of the run's content; as `stop_after_tool_call` if left out.
+        requires_confirmation: the run pauses before the call until somebody confirms or rejects it.
+        requires_user_input: the run pauses until the user has filled the arguments. The model is not asked for
+            those in `user_input_fields`; without these the user is shown all, with the model's as suggestions.
+        user_input_fields: names of the parameters that the user fills.
+        external_execution: the run pauses until somebody hands in the result; the function is never called.
+        timeout: seconds that a call may take, each attempt anew; then it is cut, which is an error the model sees.
+        retries: how often a call that raised is made again; a call whose arguments do not fit never is.
+        pre_hook: called before the call with those of `fc` (the `FunctionCall`), `run_context`, `agent` or `team`
+            that it names; it may change `fc.arguments`. What it raises the model sees, and no call is made.
+        post_hook: the same after the call; it may change `fc.result`.
+        tool_hooks: called round the call, the first outermost, with those of `function_name`, `function_call`,
+            `arguments`, `run_context`, `agent` or `team` that they name; what the first returns is the result.
 
     Raises:
         TypeError: a keyword is unknown.
         ConfigurationError: a keyword's value makes no sense, or a parameter cannot be told to a model.
-        NotImplementedError: `requires_confirmation`, `requires_user_input`, `user_input_fields`,
-            `external_execution`, `pre_hook`, `post_hook`, `tool_hooks`, `timeout`, `retries` or
-            `isolation="process"` is asked for.
+        NotImplementedError: `isolation="process"` is asked for.
     """
     _check(options)
     stops = bool(options.get("stop_after_tool_call"))
@@ -80,6 +78,15 @@ def tool(entrypoint: Callable[..., Any] | None = None, /, **options: Unpack[Tool
             strict=bool(options.get("strict")),
             stop_after_tool_call=stops,
             show_result=stops if shows is None else shows,
+            requires_confirmation=bool(options.get("requires_confirmation")),
+            requires_user_input=bool(options.get("requires_user_input")),
+            user_input_fields=tuple(options.get("user_input_fields") or ()),
+            external_execution=bool(options.get("external_execution")),
+            timeout=options.get("timeout"),
+            retries=options.get("retries") or 0,
+            pre_hook=options.get("pre_hook"),
+            post_hook=options.get("post_hook"),
+            tool_hooks=tuple(options.get("tool_hooks") or ()),
         )
 
     return decorate if entrypoint is None else decorate(entrypoint)
@@ -88,16 +95,9 @@ def tool(entrypoint: Callable[..., Any] | None = None, /, **options: Unpack[Tool
 def _check(options: ToolOptions) -> None:
     if unknown := options.keys() - ToolOptions.__annotations__.keys():
         raise TypeError(f"tool() got an unexpected keyword argument {min(unknown)!r}")
-    timeout = options.get("timeout")
-    if timeout is not None and not timeout > 0:
-        raise ConfigurationError(f"timeout is in seconds and more than 0, not {timeout!r}")
-    if (retries := options.get("retries", 0)) < 0:
-        raise ConfigurationError(f"retries is 0 or more, not {retries!r}")
+    check_options(options)
     isolation = cast(object, options.get("isolation"))
     if isolation not in (None, "thread", "process"):
         raise ConfigurationError(f"isolation is 'thread' or 'process', not {isolation!r}")
     if isolation == "process":
         raise NotImplementedError('tool(isolation="process") is not built yet')
-    for name in _NOT_BUILT:
-        if options.get(name):
-            raise NotImplementedError(f"tool({name}=...) is not built yet")

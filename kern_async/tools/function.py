@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 
+from pydantic import BaseModel
 from pydantic_core import from_json
 
 from kern_async.exceptions import ConfigurationError
 from kern_async.run.context import RunContext
+from kern_async.run.tool import UserInputField
 
+from .form import filled, form_of, models_part
+from .options import check_options
 from .result import drain, drain_async
 from .schema import strict_schema
 from .signature import Signature, signature_of
@@ -34,7 +38,8 @@ class BoundCall:
 
     `args` are the arguments that the model gave, as JSON data. `call` makes the call: for a sync callable it
     returns the result, and belongs in a thread; where the callable is async it returns an awaitable.
-    Generators are run to their end and give their text.
+    Generators are run to their end and give their text; each piece is reported as progress when it comes, and a
+    run that is to stop stops them after it. `call` may be called again.
     """
 
     args: dict[str, Any]
@@ -46,11 +51,11 @@ class Function:
     """A tool: a callable and what the model is told of it.
 
     `name`, `description` and `parameters` (a JSON schema) are derived from the callable where they are left
-    empty. `strict` has the provider hold the model to the schema. `stop_after_tool_call` ends the run with
-    this tool's result; `show_result` makes the result part of the run's content.
+    empty. What the other fields mean is said at `@tool`.
 
     Raises:
-        ConfigurationError: a parameter's type cannot be told to a model, or the name is not one.
+        ConfigurationError: a parameter's type cannot be told to a model, the name is not one, or a field's value
+            makes no sense.
     """
 
     entrypoint: Callable[..., Any]
@@ -60,7 +65,18 @@ class Function:
     strict: bool = False
     stop_after_tool_call: bool = False
     show_result: bool = False
+    requires_confirmation: bool = False
+    requires_user_input: bool = False
+    user_input_fields: Sequence[str] = ()
+    external_execution: bool = False
+    timeout: float | None = None
+    retries: int = 0
+    pre_hook: Callable[..., Any] | None = None
+    post_hook: Callable[..., Any] | None = None
+    tool_hooks: Sequence[Callable[..., Any]] = ()
     _signature: Signature = field(init=False, repr=False)
+    _asked: Signature = field(init=False, repr=False)
+    """The model's part of the signature: all of it, unless the user fills some."""
     _own_parameters: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,11 +93,14 @@ class Function:
             )
         if isinstance(self.entrypoint, type):
             raise ConfigurationError(f"{self.name!r} is a class; give an instance of it, or a function")
-        self._signature = signature_of(self.entrypoint, self.name)
+        check_options(vars(self), of=f"tool {self.name!r}: ")
+        self._signature = self._asked = signature_of(self.entrypoint, self.name)
+        if self.requires_user_input:
+            self._asked = models_part(self._signature, self.name, self.user_input_fields)
         self.description = self.description or self._signature.description
         self._own_parameters = bool(self.parameters)
         if not self._own_parameters:
-            derived = self._signature.parameters
+            derived = self._asked.parameters
             self.parameters = strict_schema(self.name, derived) if self.strict else deepcopy(derived)
         functools.update_wrapper(self, self.entrypoint, updated=())
 
@@ -113,19 +132,36 @@ class Function:
         """Whether this is a method taken from its class, which has nothing to be called on."""
         return next(iter(self._signature.fields), "") == "self" and not inspect.ismethod(self.entrypoint)
 
-    def bind(self, arguments: str | Mapping[str, Any], context: RunContext) -> BoundCall:
+    def bind(
+        self, arguments: str | Mapping[str, Any], context: RunContext, given: Mapping[str, Any] | None = None
+    ) -> BoundCall:
         """Validate what the model sent, and make the call ready.
 
-        `arguments` is the model's JSON text ("" means none) or data. The context goes into the parameters
-        that are annotated `RunContext`, and only there.
+        `arguments` is the model's JSON text ("" means none) or data. `given` are values of the user's, which take
+        the place of the model's; None takes a value away from a parameter that can do without. The context goes
+        into the parameters that are annotated `RunContext`, and only there.
 
         Raises:
             ToolError: the arguments do not fit; the message says which, and what was expected.
         """
+        if given is not None:
+            self._asked.validate(self.name, arguments)
+            arguments = filled(self._signature, arguments, given)
         valid = self._signature.validate(self.name, arguments)
         prepared = self._signature.prepare(self.entrypoint, valid, context)
-        said = valid.model_dump_json(by_alias=True, exclude_unset=True, warnings=False, fallback=str)
-        return BoundCall(args=from_json(said), call=functools.partial(_call, prepared))
+        return BoundCall(args=_as_json(valid), call=functools.partial(_call, prepared, context))
+
+    def check(self, arguments: str) -> dict[str, Any]:
+        """Validate what the model sent before the user filled his part; return it as JSON data.
+
+        Raises:
+            ToolError: as `bind` raises it.
+        """
+        return _as_json(self._asked.validate(self.name, arguments))
+
+    def user_input_schema(self, args: Mapping[str, Any]) -> list[UserInputField]:
+        """The form for the user: every argument, with the values that the model gave in `args`."""
+        return form_of(self._signature, args)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.entrypoint(*args, **kwargs)
@@ -169,12 +205,18 @@ class FunctionCall:
     error: str | None = None
 
 
-def _call(prepared: Callable[[], Any]) -> Any:
+def _as_json(valid: BaseModel) -> dict[str, Any]:
+    return from_json(valid.model_dump_json(by_alias=True, exclude_unset=True, warnings=False, fallback=str))
+
+
+def _call(prepared: Callable[[], Any], context: RunContext) -> Any:
     result = prepared()
     if isinstance(result, Generator):
-        return drain(cast("Generator[Any, Any, Any]", result))
+        pieces = cast("Generator[Any, Any, Any]", result)
+        return drain(pieces, report=context.report, checkpoint=context.raise_if_cancelled)
     if isinstance(result, AsyncGenerator):
-        return drain_async(cast("AsyncGenerator[Any, Any]", result))
+        apieces = cast("AsyncGenerator[Any, Any]", result)
+        return drain_async(apieces, report=context.report, checkpoint=context.raise_if_cancelled)
     return result
 
 

@@ -23,23 +23,24 @@ def explain(tool: str, parameters: Mapping[str, Any], error: ValidationError) ->
             known = ", ".join(properties) or "it takes none"
             problems.append(f"{where}: there is no such argument (arguments: {known})")
         elif problem["type"] == "missing":
-            expected = f", expected {_kind(properties[where])}" if where in properties else ""
+            expected = f", expected {kind_of(properties[where])}" if where in properties else ""
             problems.append(f"{where}: required, but missing{expected}")
         else:
             problems.append(f"{where}: {problem['msg']}; got {_short(problem['input'])}")
     return f"{tool}: wrong arguments\n" + "\n".join(f"- {problem}" for problem in problems)
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
+def kind_of(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema wants, in a few words: "string", "one of 'a', 'b'"."""
     if "enum" in schema:
         return "one of " + ", ".join(map(repr, schema["enum"]))
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_kind(choice) for choice in schema["anyOf"]))
+        return " or ".join(dict.fromkeys(kind_of(choice) for choice in schema["anyOf"]))
     return schema.get("type") or ("object" if "$ref" in schema else "any value")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
 def _short(value: object) -> str:

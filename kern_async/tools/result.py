@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 from typing import Any
 
@@ -27,18 +27,44 @@ def render(result: object) -> str:
     return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
 
 
-def drain(pieces: Generator[Any, Any, Any]) -> str:
-    """Run a generator to its end; pieces of text are concatenated, others stand on lines of their own."""
+Report = Callable[[Any], object]
+Checkpoint = Callable[[], object]
+
+
+def drain(
+    pieces: Generator[Any, Any, Any], *, report: Report | None = None, checkpoint: Checkpoint | None = None
+) -> str:
+    """Run a generator to its end; pieces of text are concatenated, others stand on lines of their own.
+
+    Each piece but None is reported as it comes. After each, `checkpoint` may raise to stop the generator, which is
+    closed.
+    """
+    said: list[object] = []
     with closing(pieces):
-        return _join(list(pieces))
+        for piece in pieces:
+            _take(piece, said, report, checkpoint)
+    return _join(said)
 
 
-async def drain_async(pieces: AsyncGenerator[Any, Any]) -> str:
+async def drain_async(
+    pieces: AsyncGenerator[Any, Any], *, report: Report | None = None, checkpoint: Checkpoint | None = None
+) -> str:
     """`drain` for an async generator. A cancel arrives in the generator, which is closed."""
+    said: list[object] = []
     async with aclosing(pieces):
-        return _join([piece async for piece in pieces])
+        async for piece in pieces:
+            _take(piece, said, report, checkpoint)
+    return _join(said)
 
 
-def _join(pieces: Iterable[object]) -> str:
-    said = [piece for piece in pieces if piece is not None]
+def _take(piece: object, said: list[object], report: Report | None, checkpoint: Checkpoint | None) -> None:
+    if piece is not None:
+        said.append(piece)
+        if report is not None:
+            report(piece)
+    if checkpoint is not None:
+        checkpoint()
+
+
+def _join(said: Sequence[object]) -> str:
     return ("" if all(isinstance(piece, str) for piece in said) else "\n").join(map(render, said))

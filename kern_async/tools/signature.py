@@ -27,7 +27,8 @@ from .schema import Quiet, parameters_schema
 class Signature:
     """How a callable is called: derived once, used for every call.
 
-    `fields` names the pydantic field of each parameter that the model fills; `optional` are those of them
+    `fields` names the pydantic field of each parameter that the model fills, and `definitions` are what those were
+    made of; `optional` are those of them
     that have a default of their own; `contexts` are the parameters that get the run's context;
     `positional` are the positional-only ones, with their defaults; `reserved` are names that a callable with
     `**kwargs` must not get from a model, since its arguments of these names are fixed, or ours.
@@ -37,6 +38,7 @@ class Signature:
     parameters: dict[str, Any]
     model: type[BaseModel]
     fields: Mapping[str, str]
+    definitions: Mapping[str, Any]
     optional: frozenset[str]
     contexts: tuple[str, ...]
     positional: Mapping[str, Any]
@@ -144,6 +146,7 @@ def _derive(entrypoint: Callable[..., Any], name: str) -> Signature:
         parameters=parameters_schema(schema, documented, defaults, is_open=extra is not None),
         model=model,
         fields=fields,
+        definitions=definitions,
         optional=frozenset(defaults),
         contexts=tuple(contexts),
         positional=positional,

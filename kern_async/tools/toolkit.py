@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kern_async.exceptions import ConfigurationError
@@ -14,7 +15,9 @@ class Toolkit:
     """Tools that belong together, usually methods of one object: subclass it and hand over `self.method`s.
 
     `instructions` tell the model how to use them. `include_tools` keeps only the tools of these names,
-    `exclude_tools` leaves those out.
+    `exclude_tools` leaves those out. The tools named in `requires_confirmation_tools`,
+    `external_execution_required_tools`, `stop_after_tool_call_tools` and `show_result_tools` are as if `@tool` had
+    been given that keyword.
 
     Raises:
         ConfigurationError: two tools have one name, or a tool's parameters cannot be told to a model.
@@ -27,11 +30,25 @@ class Toolkit:
         instructions: str | None = None,
         include_tools: Sequence[str] | None = None,
         exclude_tools: Sequence[str] | None = None,
+        *,
+        requires_confirmation_tools: Sequence[str] | None = None,
+        external_execution_required_tools: Sequence[str] | None = None,
+        stop_after_tool_call_tools: Sequence[str] | None = None,
+        show_result_tools: Sequence[str] | None = None,
     ) -> None:
         self.name = name
         self.instructions = instructions
         self._include = None if include_tools is None else frozenset(include_tools)
         self._exclude = frozenset(exclude_tools or ())
+        self._options: dict[str, dict[str, bool]] = {}
+        for names, option in (
+            (show_result_tools, {"show_result": True}),
+            (stop_after_tool_call_tools, {"stop_after_tool_call": True, "show_result": True}),
+            (requires_confirmation_tools, {"requires_confirmation": True}),
+            (external_execution_required_tools, {"external_execution": True}),
+        ):
+            for tool in names or ():
+                self._options.setdefault(tool, {}).update(option)
         self._tools: dict[str, Function] = {}
         for tool in tools:
             self.register(tool)
@@ -45,14 +62,17 @@ class Toolkit:
         """The tools by name, without those that are left out.
 
         Raises:
-            ConfigurationError: `include_tools` or `exclude_tools` names a tool that is not there.
+            ConfigurationError: a keyword names a tool that is not there, or one does not go with what its `@tool`
+                says.
         """
         wanted = self._tools.keys() if self._include is None else self._include
-        if unknown := (wanted | self._exclude) - self._tools.keys():
+        if unknown := (wanted | self._exclude | self._options.keys()) - self._tools.keys():
             known = ", ".join(self._tools) or "none"
             raise ConfigurationError(f"toolkit {self.name!r} has no tool {min(unknown)!r}; it has {known}")
         return {
-            name: tool for name, tool in self._tools.items() if name in wanted and name not in self._exclude
+            name: replace(tool, **self._options[name]) if name in self._options else tool
+            for name, tool in self._tools.items()
+            if name in wanted and name not in self._exclude
         }
 
     def __repr__(self) -> str:

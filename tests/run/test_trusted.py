@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from kern_async.run import agent, team
-from kern_async.run.base import CancellationStage, RunInput, RunMetrics, RunStatus, Work
+from kern_async.run.base import CancellationStage, CustomEvent, RunInput, RunMetrics, RunStatus, Work
 from kern_async.run.message import Message
 from kern_async.run.requirement import RunRequirement
 from kern_async.run.tool import ToolExecution
@@ -68,3 +68,13 @@ def test_an_object_made_of_trusted_values_is_the_validated_one(cls: type[BaseMod
 def test_defaults_that_are_made_anew_are_not_shared() -> None:
     one, other = trusted(Message, {"role": "user"}), trusted(Message, {"role": "user"})
     assert one.tool_calls is not other.tool_calls
+
+
+def test_progress_that_is_no_json_is_still_an_event_on_the_wire() -> None:
+    class Thing:
+        def __str__(self) -> str:
+            return "a thing"
+
+    event = CustomEvent(run_id="r", session_id="s", content=Thing())
+    assert '"content":"a thing"' in event.to_json()
+    assert event.to_dict()["content"] == "a thing"

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from pydantic import Base64Bytes, BaseModel, Field
 
-from kern_async.exceptions import ToolError
+from kern_async.exceptions import RunCancelled, ToolError
 from kern_async.run import RunContext
 from kern_async.tools import Function
 from kern_async.tools.function import BoundCall
@@ -219,6 +219,78 @@ async def test_an_async_generators_pieces_are_joined() -> None:
         yield "two"
 
     assert await bind(words, "").call() == "one two"
+
+
+class Listener:
+    """A run, as far as a context knows it: it keeps what is reported, and is to stop after so many reports."""
+
+    def __init__(self, patience: int) -> None:
+        self.heard: list[Any] = []
+        self.patience = patience
+
+    @property
+    def stopping(self) -> bool:
+        return len(self.heard) >= self.patience
+
+    def report(self, content: Any, tool_call_id: str | None) -> None:
+        self.heard.append((content, tool_call_id))
+
+
+def listening(patience: int = 99) -> tuple[Listener, RunContext]:
+    link = Listener(patience)
+    return link, dataclasses.replace(CONTEXT, tool_call_id="call", link=link)
+
+
+def test_each_piece_of_a_generator_is_reported_once_as_it_comes() -> None:
+    link, context = listening()
+    seen: list[int] = []
+
+    def pieces() -> Iterator[Any]:
+        for piece in ("a", None, {"b": 1}):
+            yield piece
+            seen.append(len(link.heard))
+
+    assert Function.from_callable(pieces).bind("", context).call() == 'a\n{"b": 1}'
+    assert link.heard == [("a", "call"), ({"b": 1}, "call")]
+    assert seen == [1, 1, 2]
+
+
+async def test_each_piece_of_an_async_generator_is_reported_once_as_it_comes() -> None:
+    link, context = listening()
+
+    async def pieces() -> AsyncIterator[str]:
+        yield "a"
+        assert link.heard == [("a", "call")]
+        yield "b"
+
+    assert await Function.from_callable(pieces).bind("", context).call() == "ab"
+    assert link.heard == [("a", "call"), ("b", "call")]
+
+
+async def test_a_run_that_is_to_stop_stops_a_generator_after_the_piece_at_hand() -> None:
+    closed: list[str] = []
+
+    def counting() -> Iterator[int]:
+        try:
+            yield from range(9)
+        finally:
+            closed.append("sync")
+
+    async def acounting() -> AsyncIterator[int]:
+        try:
+            for number in range(9):
+                yield number
+        finally:
+            closed.append("async")
+
+    link, context = listening(patience=2)
+    with pytest.raises(RunCancelled):
+        Function.from_callable(counting).bind("", context).call()
+    assert (link.heard, closed) == ([(0, "call"), (1, "call")], ["sync"])
+    link, context = listening(patience=2)
+    with pytest.raises(RunCancelled):
+        await Function.from_callable(acounting).bind("", context).call()
+    assert (link.heard, closed) == ([(0, "call"), (1, "call")], ["sync", "async"])
 
 
 async def test_a_cancel_reaches_into_an_async_generator_and_closes_it() -> None:

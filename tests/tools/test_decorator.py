@@ -89,28 +89,12 @@ def test_a_tool_that_stops_the_run_shows_its_result_unless_told_otherwise() -> N
     assert make(stop_after_tool_call=True, show_result=False) == (True, False)
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"requires_confirmation": True},
-        {"requires_user_input": True},
-        {"user_input_fields": ["a"]},
-        {"external_execution": True},
-        {"pre_hook": print},
-        {"post_hook": print},
-        {"tool_hooks": [print]},
-        {"timeout": 1.5},
-        {"retries": 1},
-        {"isolation": "process"},
-    ],
-    ids=lambda option: next(iter(option)),
-)
-def test_what_is_not_built_names_itself(option: dict[str, Any]) -> None:
-    with pytest.raises(NotImplementedError, match=next(iter(option))):
-        tool(**option)
+def test_what_is_not_built_names_itself() -> None:
+    with pytest.raises(NotImplementedError, match="isolation"):
+        tool(isolation="process")
 
 
-def test_the_defaults_of_what_is_not_built_may_be_written_out() -> None:
+def test_the_defaults_may_be_written_out() -> None:
     @tool(
         requires_confirmation=False,
         requires_user_input=None,
@@ -125,14 +109,74 @@ def test_the_defaults_of_what_is_not_built_may_be_written_out() -> None:
     def fine() -> None: ...
 
     assert fine.name == "fine"
+    assert (fine.requires_confirmation, fine.timeout, fine.retries, fine.tool_hooks) == (False, None, 0, ())
+
+
+def test_options_arrive_at_the_tool_and_at_its_bound_method() -> None:
+    class Post:
+        @tool(requires_confirmation=True, timeout=1.5, retries=2, pre_hook=print, tool_hooks=[print])
+        def send(self, to: str) -> str:
+            return f"to {to}"
+
+    for send in (Post.send, Post().send):
+        assert (send.requires_confirmation, send.timeout, send.retries) == (True, 1.5, 2)
+        assert (send.pre_hook, send.post_hook, send.tool_hooks) == (print, None, (print,))
+
+
+def test_a_tool_that_is_executed_elsewhere_needs_no_body() -> None:
+    @tool(external_execution=True)
+    def look(path: str) -> str: ...
+
+    assert look.external_execution
+    assert look.check('{"path": "x"}') == {"path": "x"}
 
 
 @pytest.mark.parametrize(
-    "option", [{"timeout": 0}, {"timeout": -1}, {"retries": -1}, {"isolation": "planet"}]
+    "option",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"timeout": "1"},
+        {"timeout": True},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"isolation": "planet"},
+        {"pre_hook": "print"},
+        {"post_hook": 3},
+        {"tool_hooks": print},
+        {"tool_hooks": ["print"]},
+        {"user_input_fields": "a", "requires_user_input": True},
+        {"user_input_fields": [1], "requires_user_input": True},
+    ],
+    ids=str,
 )
 def test_values_that_make_no_sense_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"{next(iter(option))} is"):
         tool(**option)
+    if "isolation" not in option:
+        with pytest.raises(ConfigurationError, match=f"{next(iter(option))} is"):
+            Function(entrypoint=add.entrypoint, **option)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"requires_confirmation": True, "requires_user_input": True},
+        {"requires_user_input": True, "external_execution": True},
+        {"requires_confirmation": True, "external_execution": True},
+    ],
+    ids="-".join,
+)
+def test_a_tool_waits_for_one_thing_at_a_time(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"not {' and '.join(options)}"):
+        tool(**options)
+
+
+def test_fields_for_the_user_need_a_user() -> None:
+    with pytest.raises(ConfigurationError, match="needs requires_user_input=True"):
+        tool(user_input_fields=["a"])
 
 
 def test_an_unknown_keyword_is_a_type_error() -> None:

@@ -45,7 +45,42 @@ def test_a_toolkit_can_be_asked_for_some_of_its_tools() -> None:
     assert list(Shelf(include_tools=[]).functions) == []
 
 
-@pytest.mark.parametrize("option", ["include_tools", "exclude_tools"])
+def test_a_toolkit_can_say_how_its_tools_are_called() -> None:
+    shelf = Shelf(
+        requires_confirmation_tools=["put"],
+        external_execution_required_tools=["search"],
+        stop_after_tool_call_tools=["take"],
+        show_result_tools=["put"],
+    )
+    put, take, search = collect([shelf]).values()
+    assert (put.requires_confirmation, put.show_result, put.stop_after_tool_call) == (True, True, False)
+    assert (take.stop_after_tool_call, take.show_result, take.requires_confirmation) == (True, True, False)
+    assert (search.external_execution, search.requires_confirmation) == (True, False)
+    assert take("x") == "x"
+    assert list(take.parameters["properties"]) == ["book"]
+    assert Shelf().functions["put"].requires_confirmation is False
+
+
+def test_a_toolkit_does_not_contradict_its_tools() -> None:
+    @tool(external_execution=True)
+    def print_it(text: str) -> None: ...
+
+    kit = Toolkit(tools=[print_it], requires_confirmation_tools=["print_it"])
+    with pytest.raises(ConfigurationError, match=r"'print_it'.*requires_confirmation and external_execution"):
+        collect([kit])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "include_tools",
+        "exclude_tools",
+        "requires_confirmation_tools",
+        "external_execution_required_tools",
+        "stop_after_tool_call_tools",
+        "show_result_tools",
+    ],
+)
 def test_a_tool_that_a_toolkit_does_not_have_is_an_error(option: str) -> None:
     shelf = Shelf(**{option: ["burn"]})
     with pytest.raises(

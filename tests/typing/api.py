@@ -47,7 +47,14 @@ async def search(query: str, context: RunContext) -> list[str]:
     return [] if context.cancelled else [query]
 
 
-agent = Agent(name="Writer", model=OpenAIResponses(id="m"), tools=[add, search, len], instructions=["Write."])
+@tool(requires_user_input=True, user_input_fields=["to"], timeout=1.5, retries=2, tool_hooks=[print])
+def send(to: str, body: str) -> int:
+    return len(to + body)
+
+
+agent = Agent(
+    name="Writer", model=OpenAIResponses(id="m"), tools=[add, search, send, len], instructions=["Write."]
+)
 team = Team(
     name="Writers",
     members=[agent, Team(members=[agent])],
@@ -60,6 +67,9 @@ team = Team(
 
 def decorated_functions_stay_what_they_are() -> None:
     assert_type(add(1, b=2), int)
+    assert_type(send("Ann", body="Hi"), int)
+    assert_type(send.user_input_schema({}), list[UserInputField])
+    assert_type(send.check(""), dict[str, Any])
     add("1", 2)  # pyright: ignore[reportArgumentType]
 
 
