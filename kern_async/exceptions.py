@@ -3,7 +3,8 @@
 ```
 KernError
 ├── ConfigurationError (ValueError)   an agent, team, tool or call that cannot work as written
-│   └── RunIdInUse                    a second live run under one run id
+│   ├── RunIdInUse                    a second live run under one run id
+│   └── RunNotContinuable             a run that is not paused, or not this agent's
 ├── RunEnded
 │   ├── RunFailed                     raise_for_status() of a run that ended ERROR
 │   └── RunCancelled                  raise_for_status() or raise_if_cancelled() of a cancelled run
@@ -50,6 +51,10 @@ class RunIdInUse(ConfigurationError):
             "cancel that run, wait for its end, or leave run_id out to get a new one"
         )
         self.run_id = run_id
+
+
+class RunNotContinuable(ConfigurationError):
+    """The run cannot be continued: it is not paused, somebody else continues it, or it is not this agent's."""
 
 
 class RunEnded(KernError):

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from kern_async.exceptions import ConfigurationError
 from kern_async.run.base import RunInput
+from kern_async.run.limits import RunLimits
 from kern_async.run.message import Message
 
 
@@ -36,6 +37,12 @@ def check_count(what: str, value: Any, *, least: int = 0) -> None:
     """Refuse what is neither None nor a whole number of at least `least`."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
         raise ConfigurationError(f"{what} is {value!r}; it is a whole number >= {least}")
+
+
+def check_limits(value: Any) -> None:
+    """Refuse what is neither None nor `RunLimits`."""
+    if value is not None and not isinstance(value, RunLimits):
+        raise ConfigurationError(f"limits is {value!r}; it is a RunLimits(model_requests=..., ...), or None")
 
 
 def check_named(what: str, value: Any) -> None:

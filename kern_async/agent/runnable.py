@@ -13,20 +13,25 @@ import anyio
 from pydantic import BaseModel
 
 from kern_async.engine import control, registry
-from kern_async.engine.execute import Body, execute
+from kern_async.engine.execute import execute
 from kern_async.engine.loop import body_of
+from kern_async.engine.pausing import check_output, enter_again, find_paused, resolve
 from kern_async.engine.plan import Hook, Plan
 from kern_async.engine.run import Owner, Run
 from kern_async.engine.stream import RunStream, SyncRunStream
 from kern_async.exceptions import ConfigurationError
 from kern_async.models.base import Model
+from kern_async.run.base import BaseOutput
 from kern_async.run.context import RunContext
+from kern_async.run.limits import RunLimits
 from kern_async.run.message import Message
+from kern_async.run.requirement import RunRequirement
 from kern_async.tools import Function, Toolkit
 from kern_async.tools.toolkit import collect
 
 from .arguments import (
     check_count,
+    check_limits,
     check_named,
     check_schema,
     check_seconds,
@@ -57,8 +62,22 @@ class RunOptions(TypedDict, total=False):
     output_schema: Schema | None
     background: bool
     timeout: float | None
-    limits: Any
-    requirements: Any
+    limits: RunLimits | None
+
+
+class ContinueOptions(TypedDict, total=False):
+    """What `continue_run` and `acontinue_run` take besides what they continue.
+
+    `timeout` is in seconds, for this attempt and everything below it. `input` is a message before the next model
+    request. `stream_events`: see `Runnable.arun`.
+    """
+
+    run_id: str | None
+    session_id: str | None
+    requirements: Sequence[RunRequirement | dict[str, Any]] | None
+    input: str | None
+    stream_events: bool
+    timeout: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +115,9 @@ class Runnable(Generic[EventT, OutputT]):
         enable_agentic_state: gives the model a tool that changes `session_state`.
         retries, delay_between_retries, exponential_backoff: how often a run goes on after a failed model
             request, and the seconds before. What is finished stays finished.
+        tool_hooks: called round every tool call, the first outermost; see `docs/tools.md`.
         timeout: seconds for a run and everything below it; it then ends `cancelled_by=deadline`.
+        limits: what a run and everything below it may use; beyond it ends `cancelled_by=limit`.
         cancel_grace: seconds that a cancelled run waits for code that does not end; the root's counts.
         store_events, events_to_skip: whether the output lists the run's events, and which not.
         telemetry: accepted, and without meaning: nothing here phones home.
@@ -137,7 +158,7 @@ class Runnable(Generic[EventT, OutputT]):
     exponential_backoff: bool = False
     timeout: float | None = None
     cancel_grace: float = 1.0
-    limits: Any = None
+    limits: RunLimits | None = None
     db: Any = None
     checkpoint: str | None = None
     add_history_to_context: bool = False
@@ -164,14 +185,8 @@ class Runnable(Generic[EventT, OutputT]):
         check_schema(self.output_schema)
         for named in ("session_state", "dependencies", "metadata"):
             check_named(named, getattr(self, named))
-        for later in (
-            "db",
-            "checkpoint",
-            "add_history_to_context",
-            "num_history_runs",
-            "tool_hooks",
-            "limits",
-        ):
+        check_limits(self.limits)
+        for later in ("db", "checkpoint", "add_history_to_context", "num_history_runs"):
             if getattr(self, later):
                 raise NotImplementedError(f"{later}= of {type(self).__name__} is not there yet")
 
@@ -220,10 +235,10 @@ class Runnable(Generic[EventT, OutputT]):
             ConfigurationError: the input or an option is wrong (at the call).
             RunIdInUse: a live run has the run id (at the call when streamed, else at the await).
         """
-        run, body, stream_events = self._prepare(input, **_known("arun", options))
+        run, stream_events = self._prepare(input, **_known("arun", options))
         if stream:
-            return RunStream(run, body, stream_events=stream_events, yield_run_output=yield_run_output)
-        return self._drive(run, body)
+            return RunStream(run, run.body, stream_events=stream_events, yield_run_output=yield_run_output)
+        return self._drive(run, registry.register)
 
     @overload
     def run(
@@ -260,17 +275,148 @@ class Runnable(Generic[EventT, OutputT]):
             RunIdInUse: a live run has the run id.
             RuntimeError: called on the background loop itself, or while the interpreter exits.
         """
-        run, body, stream_events = self._prepare(input, **_known("run", options))
+        run, stream_events = self._prepare(input, **_known("run", options))
         reader: SyncRunStream[Any, OutputT] = SyncRunStream(
-            run, body, stream_events=stream_events, yield_run_output=yield_run_output
+            run, run.body, stream_events=stream_events, yield_run_output=yield_run_output
         )
         return reader if stream else reader.wait()
 
-    async def _drive(self, run: Run, body: Body) -> OutputT:
-        registry.register(run)
-        await execute(run, body, outside="caller")
-        await run.wait_ended()  # it may be another thread's cancel that settles it, before its start
-        return cast(OutputT, run.output)
+    async def _drive(self, run: Run, enter: Callable[[Run], None]) -> OutputT:
+        enter(run)
+        attempt = run.attempt
+        await execute(run, run.body, outside="caller")
+        await run.wait_ended(attempt)  # it may be another thread's cancel that settles it, before its start
+        return cast(OutputT, run.output_of(attempt))
+
+    # Going on.
+
+    @overload
+    def acontinue_run(
+        self,
+        run_response: BaseOutput | None = None,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ContinueOptions],
+    ) -> Coroutine[Any, Any, OutputT]: ...
+    @overload
+    def acontinue_run(
+        self,
+        run_response: BaseOutput | None = None,
+        *,
+        stream: Literal[True],
+        yield_run_output: bool = False,
+        **options: Unpack[ContinueOptions],
+    ) -> RunStream[EventT | OutputT, OutputT]: ...
+    def acontinue_run(
+        self,
+        run_response: BaseOutput | None = None,
+        *,
+        stream: bool = False,
+        yield_run_output: bool = False,
+        **options: Unpack[ContinueOptions],
+    ) -> Coroutine[Any, Any, OutputT] | RunStream[Any, OutputT]:
+        """Go on with a paused run, under its run id: a coroutine or a stream, as `arun` gives them.
+
+        The run is named by `run_response`, the output that it left when it paused, or by `run_id`. What was decided
+        is taken from `requirements`, or else from the output's or the run's own. Requirements that are still open
+        pause the run again. Calls that were finished and members that have ended are not run again. The stream
+        begins with `*RunContinued`.
+
+        A created stream reserves the run until it is dropped or closed, which leaves it paused. A cancel of a
+        started one is the same as for `arun`.
+
+        Raises:
+            RunNotContinuable: the run is not paused, somebody else continues it, or it is not this agent's or team's
+                (at the call; the second of two that were awaited, at the await).
+            ConfigurationError: a requirement is not the run's, or an option is wrong (at the call).
+        """
+        run, stream_events = self._prepare_again(
+            run_response, **_known("acontinue_run", options, ContinueOptions)
+        )
+        if stream:
+            return RunStream(
+                run,
+                run.body,
+                stream_events=stream_events,
+                yield_run_output=yield_run_output,
+                enter=enter_again,
+            )
+        return self._drive(run, enter_again)
+
+    @overload
+    def continue_run(
+        self,
+        run_response: BaseOutput | None = None,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ContinueOptions],
+    ) -> OutputT: ...
+    @overload
+    def continue_run(
+        self,
+        run_response: BaseOutput | None = None,
+        *,
+        stream: Literal[True],
+        yield_run_output: bool = False,
+        **options: Unpack[ContinueOptions],
+    ) -> SyncRunStream[EventT | OutputT, OutputT]: ...
+    def continue_run(
+        self,
+        run_response: BaseOutput | None = None,
+        *,
+        stream: bool = False,
+        yield_run_output: bool = False,
+        **options: Unpack[ContinueOptions],
+    ) -> OutputT | SyncRunStream[Any, OutputT]:
+        """`acontinue_run` for code without an event loop, from any thread, whichever loop the run was on before.
+
+        Raises:
+            RunNotContinuable, ConfigurationError: as for `acontinue_run`, at the call.
+            RuntimeError: called on the background loop itself, or while the interpreter exits.
+        """
+        run, stream_events = self._prepare_again(
+            run_response, **_known("continue_run", options, ContinueOptions)
+        )
+        reader: SyncRunStream[Any, OutputT] = SyncRunStream(
+            run, run.body, stream_events=stream_events, yield_run_output=yield_run_output, enter=enter_again
+        )
+        return reader if stream else reader.wait()
+
+    def _prepare_again(
+        self,
+        run_response: BaseOutput | None,
+        *,
+        run_id: str | None = None,
+        session_id: str | None = None,
+        requirements: Sequence[RunRequirement | dict[str, Any]] | None = None,
+        input: str | None = None,
+        stream_events: bool = False,
+        timeout: float | None = None,
+    ) -> tuple[Run, bool]:
+        for what, text in (("run_id", run_id), ("session_id", session_id), ("input", input)):
+            check_text(what, text)
+        check_seconds("timeout", timeout)
+        if run_response is not None:
+            if not isinstance(cast(Any, run_response), BaseOutput):
+                raise ConfigurationError(
+                    f"run_response is {run_response!r}; it is the output of a paused run"
+                )
+            if run_id not in (None, run_response.run_id):
+                raise ConfigurationError(
+                    f"run_response is of run {run_response.run_id!r}, and run_id is {run_id!r}"
+                )
+            check_output(run_response)
+            run_id = run_response.run_id
+            requirements = requirements if requirements is not None else run_response.requirements
+        if run_id is None:
+            raise ConfigurationError("which run is to go on? Give its paused output, or run_id=")
+        run = find_paused(run_id, kind=self._kind, owner_id=self.id, session_id=session_id)
+        resolve(run, requirements or ())
+        if timeout is not None:
+            run.timeout = timeout
+        if input is not None:
+            run.inbox.put(input)
+        return run, stream_events
 
     def _prepare(
         self,
@@ -286,15 +432,11 @@ class Runnable(Generic[EventT, OutputT]):
         output_schema: Schema | None = None,
         background: bool = False,
         timeout: float | None = None,
-        limits: Any = None,
-        requirements: Any = None,
-    ) -> tuple[Run, Body, bool]:
+        limits: RunLimits | None = None,
+    ) -> tuple[Run, bool]:
         if background:
             raise NotImplementedError("background=True is not there yet")
-        if limits is not None:
-            raise NotImplementedError("limits= is not there yet")
-        if requirements is not None:
-            raise NotImplementedError("requirements= is not there yet")
+        check_limits(limits)
         for what, text in (("run_id", run_id), ("session_id", session_id), ("user_id", user_id)):
             check_text(what, text)
         for what, named in (
@@ -311,7 +453,7 @@ class Runnable(Generic[EventT, OutputT]):
             raise ConfigurationError(
                 f"{self} has no model; give one, such as {type(self).__name__}(model=OpenAIResponses(id='gpt-5.2'))"
             )
-        run, body = self._create(
+        run = self._create(
             input,
             model=model,
             run_id=run_id,
@@ -322,8 +464,9 @@ class Runnable(Generic[EventT, OutputT]):
             metadata={**(self.metadata or {}), **(metadata or {})},
             output_schema=output_schema or self.output_schema,
             timeout=timeout if timeout is not None else self.timeout,
+            limits=limits if limits is not None else self.limits,
         )
-        return run, body, stream_events
+        return run, stream_events
 
     def _create(
         self,
@@ -337,13 +480,15 @@ class Runnable(Generic[EventT, OutputT]):
         metadata: dict[str, Any],
         output_schema: Schema | None,
         timeout: float | None,
+        limits: RunLimits | None,
         run_id: str | None = None,
         parent: Run | None = None,
         speaks_for: Run | None = None,
-    ) -> tuple[Run, Body]:
-        """A run of this agent or team, and what it is to do; `parent` makes it a member's."""
+    ) -> Run:
+        """A run of this agent or team; `parent` makes it a member's."""
         run_id = run_id or uuid.uuid4().hex
-        run = Run(
+        request = Request(model=model, output_schema=output_schema)
+        return Run(
             owner=Owner(self._kind, self.id, self.name),
             id=run_id,
             session_id=session_id,
@@ -359,15 +504,15 @@ class Runnable(Generic[EventT, OutputT]):
             ),
             cancel_grace=self.cancel_grace,
             timeout=timeout,
+            limits=limits,
             parent=parent,
             model=model.id,
             model_provider=model.provider,
             speaks_for=speaks_for,
             store_events=self.store_events,
             events_to_skip=frozenset(map(str, self.events_to_skip)),
+            body=body_of(partial(self._plan, request=request)),
         )
-        request = Request(model=model, output_schema=output_schema)
-        return run, body_of(partial(self._plan, request=request))
 
     def create_member_run(
         self,
@@ -377,7 +522,7 @@ class Runnable(Generic[EventT, OutputT]):
         fallback_model: Model,
         session_state: dict[str, Any],
         speaks_for: Run | None,
-    ) -> tuple[Run, Body]:
+    ) -> Run:
         """A run as a member of the team whose run is `parent`, for the team room; it is not registered yet."""
         return self._create(
             given,
@@ -389,6 +534,7 @@ class Runnable(Generic[EventT, OutputT]):
             metadata={**(self.metadata or {}), **parent.context.metadata},
             output_schema=self.output_schema,
             timeout=self.timeout,
+            limits=self.limits,
             parent=parent,
             speaks_for=speaks_for,
         )
@@ -416,6 +562,7 @@ class Runnable(Generic[EventT, OutputT]):
             "output_schema": request.output_schema,
             "tool_choice": self.tool_choice,
             "tool_call_limit": self.tool_call_limit,
+            "tool_hooks": self.tool_hooks,
             "pre_hooks": self.pre_hooks,
             "post_hooks": self.post_hooks,
             "retries": self.retries,
@@ -437,8 +584,6 @@ class Runnable(Generic[EventT, OutputT]):
     acancel_tool_call = staticmethod(control.acancel_tool_call)
     send_message = staticmethod(control.send_message)
     asend_message = staticmethod(control.asend_message)
-    continue_run = staticmethod(control.continue_run)
-    acontinue_run = staticmethod(control.acontinue_run)
     get_session = staticmethod(control.get_session)
     aget_session = staticmethod(control.aget_session)
     get_run_output = staticmethod(control.get_run_output)
@@ -484,8 +629,11 @@ class Runnable(Generic[EventT, OutputT]):
                     raise
 
 
-def _known(verb: str, options: RunOptions) -> RunOptions:
-    if unknown := options.keys() - RunOptions.__annotations__.keys():
+OptionsT = TypeVar("OptionsT", RunOptions, ContinueOptions)
+
+
+def _known(verb: str, options: OptionsT, known: type[TypedDict] = RunOptions) -> OptionsT:  # type: ignore[valid-type]
+    if unknown := options.keys() - known.__annotations__.keys():
         raise TypeError(f"{verb}() got an unexpected keyword argument {min(unknown)!r}")
     return options
 

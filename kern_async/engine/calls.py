@@ -21,8 +21,10 @@ from kern_async.exceptions import RunCancelled, ToolError
 from kern_async.run.base import Work
 from kern_async.tools.threads import run_in_thread
 
+from .active import ActiveCall
 from .inflight import in_flight
 from .observe import log
+from .pausing import Pausing
 from .run import Run
 
 LEAST = 0.01
@@ -31,8 +33,13 @@ LEAST = 0.01
 T = TypeVar("T")
 
 
-async def call_async(run: Run, work: Work, call: Callable[[], Awaitable[T]]) -> T:
-    """Await the user's `call()` for `run`; a cancel waits for it no longer than the run's grace."""
+async def call_async(
+    run: Run, work: Work, call: Callable[[], Awaitable[T]], *, within: ActiveCall | None = None
+) -> T:
+    """Await the user's `call()` for `run`; a cancel waits for it no longer than the run's grace.
+
+    `within` is the tool call that it is part of, which may be cut alone.
+    """
     done = anyio.Event()
     ending: list[Callable[[], None]] = []
     result: list[T] = []
@@ -64,10 +71,9 @@ async def call_async(run: Run, work: Work, call: Callable[[], Awaitable[T]]) -> 
     ):  # the garbage collector closes what a closed event loop left: there is nothing to await
         raise
     except BaseException:
-        run.feel_cut()
-        run.interrupted.append(work)
+        deadline = _feel_cut(run, work, within)
         try:
-            await _put_down(cancel, done, run.settle_deadline())
+            await _put_down(cancel, done, deadline)
         finally:
             if not done.is_set():
                 ending.append(run.abandon(work))
@@ -100,26 +106,28 @@ async def _put_down(cancel: Callable[[], object], done: anyio.Event, deadline: f
                 return
 
 
-async def call_user(run: Run, work: Work, call: Callable[[], Any], *, is_async: bool) -> Any:
+async def call_user(
+    run: Run, work: Work, call: Callable[[], Any], *, is_async: bool, within: ActiveCall | None = None
+) -> Any:
     """Call the user's code in the way its kind needs; an awaitable that a sync callable returns is awaited."""
     try:
         if is_async:
-            return await call_async(run, work, call)
-        result = await call_sync(run, work, call)
+            return await call_async(run, work, call, within=within)
+        result = await call_sync(run, work, call, within=within)
         if not inspect.isawaitable(result):
             return result
 
         async def awaited() -> Any:
             return await result
 
-        return await call_async(run, work, awaited)
+        return await call_async(run, work, awaited, within=within)
     except RunCancelled:
-        with noting(run, work):
+        with noting(run, work, within):
             await run.checkpoint()  # it left because its run is to stop: so does the run, here
         raise
 
 
-async def call_sync(run: Run, work: Work, call: Callable[[], T]) -> T:
+async def call_sync(run: Run, work: Work, call: Callable[[], T], *, within: ActiveCall | None = None) -> T:
     """Run the user's `call()` in a daemon thread for `run`.
 
     A cancel does not wait for the thread. Before its start it never starts; later it is a straggler until it ends.
@@ -138,18 +146,27 @@ async def call_sync(run: Run, work: Work, call: Callable[[], T]) -> T:
     def blocked(names: Sequence[str]) -> None:
         log("warning", "threads.exhausted", **run.names(), waiting=work.name, abandoned=list(names))
 
-    with noting(run, work):
+    with noting(run, work, within):
         return await run_in_thread(start, name=work.name, on_abandoned=abandoned, on_blocked=blocked)
 
 
 @contextmanager
-def noting(run: Run, work: Work) -> Generator[None]:
-    """Note `work` as interrupted if a cancel passes through the block."""
+def noting(run: Run, work: Work, within: ActiveCall | None = None) -> Generator[None]:
+    """Note `work` as interrupted if a cancel of the run passes through the block."""
     try:
         yield
-    except Exception:
+    except (Exception, Pausing):
         raise
     except BaseException:
-        run.feel_cut()
-        run.interrupted.append(work)
+        _feel_cut(run, work, within)
         raise
+
+
+def _feel_cut(run: Run, work: Work, within: ActiveCall | None) -> float:
+    """Note that `work` is cut, and until when, on the loop's clock, it may take to end."""
+    if within is not None and within.cut_alone(run):
+        return anyio.current_time() + run.root.cancel_grace
+    run.feel_cut()
+    if work not in run.interrupted:
+        run.interrupted.append(work)
+    return run.settle_deadline()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from kern_async.run import agent, team
 from kern_async.run.base import BaseEvent, RunStatus
+from kern_async.run.message import Message, ToolCall
+from kern_async.run.requirement import RunRequirement
 from kern_async.run.trusted import trusted
 
 if TYPE_CHECKING:
@@ -17,6 +21,9 @@ RunOutputs = agent.RunOutput | team.TeamRunOutput
 
 UNSET: Final[Any] = object()
 """A run's `final` while its content is its text."""
+
+CUT = "cancelled"
+"""What a call that a cancel cut is answered with, in its event and in the conversation."""
 
 
 def end_of(run: Run, outcome: Outcome) -> tuple[str, dict[str, Any]]:
@@ -34,6 +41,13 @@ def end_of(run: Run, outcome: Outcome) -> tuple[str, dict[str, Any]]:
     }
     if completed:
         return "RunCompleted", end
+    if outcome.status is RunStatus.paused:
+        waiting = list(waiting_for(run))
+        return "RunPaused", end | {
+            "metrics": replace(run.metrics),
+            "requirements": waiting,
+            "tools": [requirement.tool_execution for requirement in waiting],
+        }
     if outcome.status is RunStatus.error:
         extra = getattr(run.error, "additional_data", None)
         return "RunError", end | {"additional_data": extra if extra and isinstance(extra, dict) else None}
@@ -46,6 +60,34 @@ def end_of(run: Run, outcome: Outcome) -> tuple[str, dict[str, Any]]:
         "interrupted": list(run.interrupted),
         "abandoned": list(run.abandoned),
     }
+
+
+def waiting_for(run: Run) -> Iterator[RunRequirement]:
+    """What this run and those below it wait for, in the order of their calls."""
+    for call in run.due:
+        if (requirement := run.requirements.get(call.id)) is not None and not requirement.is_resolved():
+            yield requirement
+    for member in run.children:
+        if member.resting and not member.ended:
+            yield from waiting_for(member)
+
+
+def frozen(end: dict[str, Any]) -> dict[str, Any]:
+    """What the event of this end says: requirements as they are now, whatever is answered later."""
+    if "requirements" not in end:
+        return end
+    waiting = [requirement.model_copy(deep=True) for requirement in end["requirements"]]
+    return end | {
+        "requirements": waiting,
+        "tools": [requirement.tool_execution for requirement in waiting],
+    }
+
+
+def answer_to(call: ToolCall, text: str, *, error: bool = False) -> Message:
+    """The message that answers a call of the model's."""
+    return Message(
+        role="tool", content=text, tool_call_id=call.id, tool_name=call.name, tool_call_error=error
+    )
 
 
 def output_of(run: Run, end: dict[str, Any]) -> RunOutputs:

@@ -12,6 +12,8 @@ import anyio
 from kern_async.backend import current_loop
 from kern_async.run.base import CancelledBy, RunStatus
 
+from . import registry
+from .attempt import Attempt
 from .observe import log, wanted
 from .run import Run, current_run
 
@@ -19,14 +21,16 @@ Body = Callable[[Run], Awaitable[None]]
 
 
 async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
-    """Run `body` to the run's one terminal event.
+    """Run `body` to the one terminal or paused event of the run's current attempt.
 
-    Returns normally whatever the run's own end was: completed, failed, cancelled by `cancel_run`, or timed out.
-    A cancel from outside (of the calling task, or of a scope round it) ends the run as `cancelled_by=outside`
+    Returns normally whatever the run's own end was: completed, paused, failed, cancelled by `cancel_run`, or timed
+    out. A cancel from outside (of the calling task, or of a scope round it) ends the run as `cancelled_by=outside`
     and goes on as itself when the terminal event is in the log.
     """
-    if not run.begin():
-        return  # cancelled while it was pending, and settled by who did it
+    attempt = run.attempt
+    if not await _begin(run, attempt):
+        return
+    run.body = body
     run.enclosing = current_run.get()
     run.outside = outside
     token = None
@@ -36,7 +40,10 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
             # Inside the scope: asyncio keeps the timer of a deadline for a while, and with it its context.
             token = current_run.set(run)
             run.bind(scope, current_loop())
-            run.emit("RunStarted", model=run.model, model_provider=run.model_provider)
+            begins = "RunContinued" if attempt.number else "RunStarted"
+            run.emit(begins, model=run.model, model_provider=run.model_provider)
+            if attempt.number:
+                run.settle_members()
             if wanted("info"):
                 log("info", "run.started", **run.names())
             if not run.cancelling:
@@ -56,6 +63,21 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
             with suppress(ValueError):  # closed by the garbage collector, in another context
                 current_run.reset(token)
         run.finish()
+
+
+async def _begin(run: Run, attempt: Attempt) -> bool:
+    """Whether the caller is to execute this attempt: it was not cancelled before."""
+    while not attempt.first("begin"):
+        # Cancelled while it was pending or paused, and who did it settles it; or a member of it was.
+        await run.log.changed.wait(lambda: attempt.end is not None or not attempt.taken("begin"))
+        if attempt.end is not None:
+            return False
+    run.resting = False
+    if attempt.number:
+        registry.release(run)
+        if run.parent is None:
+            run.log.reopen()
+    return True
 
 
 def _claim_failure(run: Run, exc: Exception) -> None:

@@ -18,6 +18,7 @@ from kern_async.run.base import Work
 from kern_async.run.message import Message
 from kern_async.run.trusted import trusted
 
+from .budget import LimitReached, count_tokens, end_at_limit, spend
 from .calls import noting
 from .ending import words_of
 from .plan import Plan
@@ -39,6 +40,7 @@ async def generate(run: Run, plan: Plan) -> ModelReply:
 
     Raises:
         ModelError: the model gave no whole answer. What it streamed is kept.
+        LimitReached: the request was not begun, since the run has used up what it may.
     """
     model = plan.model
     attempt = 0
@@ -102,6 +104,9 @@ class _Generation:
     async def run_to_end(self) -> ModelReply:
         run, model = self._run, self._model
         await run.checkpoint()
+        if run.drained or spend(run, "model_requests") is not None:
+            end_at_limit(run)
+            raise LimitReached
         run.metrics.model_requests += 1
         run.emit("ModelRequestStarted", model=model.id, model_provider=model.provider)
         reply: ModelReply | None = None
@@ -207,6 +212,7 @@ class _Generation:
         metrics.input_tokens += usage.input_tokens
         metrics.output_tokens += usage.output_tokens
         metrics.total_tokens += usage.total_tokens
+        count_tokens(self._run, usage.total_tokens)
         metrics.reasoning_tokens += usage.reasoning_tokens
         metrics.cache_read_tokens += usage.cache_read_tokens
         metrics.estimated = metrics.estimated or estimated

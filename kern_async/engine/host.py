@@ -19,6 +19,7 @@ import anyio
 from kern_async.backend import GONE, EventLoop, current_loop, neutral_context
 
 from . import registry
+from .attempt import Attempt
 from .execute import Body, execute
 from .run import Run
 
@@ -42,20 +43,20 @@ def _spawn(loop: EventLoop, run: Run, body: Body, context: contextvars.Context) 
     loop.spawn(main, name=f"kern-run {run.id}", on_lost=run.lose, context=context)
 
 
-async def wait_settled(run: Run) -> None:
-    """Wait for a cancelled run's end under a shield, no longer than it may take."""
+async def wait_settled(run: Run, attempt: Attempt) -> None:
+    """Wait for the end of a cancelled run's attempt under a shield, no longer than it may take."""
     with anyio.move_on_after(run.root.cancel_grace + SETTLE_MARGIN, shield=True):
-        await run.wait_ended()
+        await run.wait_ended(attempt)
 
 
-def wait_in_thread(run: Run, timeout: float | None = None) -> None:
-    """Wait for a run's end in a thread without a loop; `timeout` in seconds."""
+def wait_in_thread(run: Run, attempt: Attempt, timeout: float | None = None) -> None:
+    """Wait for the end of a run's attempt in a thread without a loop; `timeout` in seconds."""
     until = None if timeout is None else time.monotonic() + timeout
-    while not run.ended:
+    while attempt.end is None:
         left = None if until is None else until - time.monotonic()
         if left is not None and left <= 0:
             return
-        run.log.changed.wait_in_thread(lambda: run.ended, left)
+        run.log.changed.wait_in_thread(lambda: attempt.end is not None, left)
 
 
 class BackgroundLoop:
@@ -83,7 +84,7 @@ class BackgroundLoop:
         if self._loop is None:
             raise RuntimeError("kern_async's background loop has stopped: the interpreter is exiting")
 
-        self._runs = {other for other in self._runs if not other.ended} | {run}
+        self._runs = {other for other in self._runs if not (other.ended or other.resting)} | {run}
         context = neutral_context()
         # A copy, for the task may enter its context before this thread has left it.
         context.copy().run(self._loop.soon, _spawn, self._loop, run, body, context)
@@ -125,13 +126,13 @@ class BackgroundLoop:
         loop, self._loop = self._loop, None
         if loop is None or self._stop is None:
             return
-        runs = list(self._runs)
-        for run in runs:
-            run.cancel("shutdown")
-        patience = max((run.cancel_grace for run in runs), default=0) + SETTLE_MARGIN
+        runs = [(run, run.attempt) for run in self._runs if not run.resting]
+        for run, attempt in runs:
+            run.cancel("shutdown", attempt=attempt)
+        patience = max((run.cancel_grace for run, _ in runs), default=0) + SETTLE_MARGIN
         until = time.monotonic() + patience
-        for run in runs:
-            wait_in_thread(run, until - time.monotonic())
+        for run, attempt in runs:
+            wait_in_thread(run, attempt, until - time.monotonic())
         with suppress(RuntimeError):
             loop.soon(self._stop.set)
         self._thread.join(_EXIT_PATIENCE)

@@ -104,11 +104,14 @@ def _loop_waker(callback: Callable[[], object]) -> Wake:
 class EventLog:
     """All events of a root run and its members, in order."""
 
-    __slots__ = ("_changed", "_gate", "_room", "closed", "events", "hidden")
+    __slots__ = ("_changed", "_gate", "_room", "closed", "ends", "events", "hidden")
 
     def __init__(self) -> None:
         self.events: list[BaseEvent] = []
         self.closed = False
+        """Whether nobody executes the run: it has not been begun again since it last ended or paused."""
+        self.ends: list[int] = []
+        """How many events there were at the end of each attempt of the root's run."""
         self.hidden: set[str] = set()
         """Run ids whose events are logged but not streamed (`stream_member_events=False`)."""
         self._changed = Bell()
@@ -122,13 +125,18 @@ class EventLog:
             self._changed.ring(foreign=foreign)
 
     def close(self, *, foreign: bool = False) -> None:
-        """Say that no event will follow."""
+        """Say that no event will follow in this attempt."""
+        self.ends.append(len(self.events))
         self.closed = True
         self._changed.ring(foreign=foreign)
         self._room.ring(foreign=foreign)
 
+    def reopen(self) -> None:
+        """Say that a paused run goes on."""
+        self.closed = False
+
     def cursor(self, *, gate: bool, brief: bool) -> Cursor:
-        """A reader from the first event on.
+        """A reader of the current attempt, from its first event on.
 
         `gate` makes it the one that holds the run back when it falls behind; `brief` leaves out what
         `stream_events=False` leaves out.
@@ -168,18 +176,26 @@ class EventLog:
 class Cursor:
     """A reader's place in a log. `take` and the waits are atomic under a cancel: no event is lost."""
 
-    __slots__ = ("_brief", "_log", "position")
+    __slots__ = ("_attempt", "_brief", "_log", "position")
 
     def __init__(self, log: EventLog, *, brief: bool) -> None:
         self._log = log
         self._brief = brief
-        self.position = 0
+        self._attempt = len(log.ends)
+        self.position = log.ends[-1] if log.ends else 0
+
+    @property
+    def _end(self) -> int | None:
+        """Where the attempt that is read ended; None while it goes on."""
+        ends = self._log.ends
+        return ends[self._attempt] if len(ends) > self._attempt else None
 
     def take(self) -> BaseEvent | None:
         """The next event that this reader wants, or None when there is none yet."""
         log = self._log
         events = log.events
-        while self.position < len(events):
+        end = self._end
+        while self.position < (len(events) if end is None else end):
             event = events[self.position]
             self.position += 1
             log.made_room()
@@ -191,10 +207,11 @@ class Cursor:
     @property
     def exhausted(self) -> bool:
         """Whether the log is closed and read to its end."""
-        return self._log.closed and self.position >= len(self._log.events)
+        end = self._end
+        return end is not None and self.position >= end
 
     def _stale(self) -> bool:
-        return self._log.closed or self.position < len(self._log.events)
+        return self._end is not None or self.position < len(self._log.events)
 
     async def wait(self) -> None:
         """Wait for an event or the end."""

@@ -10,12 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from kern_async.exceptions import ConfigurationError, ModelKeyMissing, OutputSchemaError
 from kern_async.models.base import ModelReply
+from kern_async.run.base import RunStatus
 from kern_async.run.message import Message
 
+from .budget import LimitReached, end_at_limit
 from .ending import draft_of
 from .execute import Body
 from .generate import GO_ON, back_off, generate
 from .hooks import run_hooks
+from .pausing import Pausing
 from .plan import Plan
 from .run import Run
 from .toolcalls import call_tools
@@ -23,21 +26,42 @@ from .toolcalls import call_tools
 
 def body_of(make_plan: Callable[[Run], Plan]) -> Body:
     """The body, for `execute`, of a run that works on the plan that `make_plan` gives for it."""
+    plan: Plan | None = None  # further attempts go on with what the first has made of it
 
     async def body(run: Run) -> None:
-        await work(run, make_plan(run))
+        nonlocal plan
+        plan = plan or make_plan(run)
+        await work(run, plan)
 
     return body
 
 
 async def work(run: Run, plan: Plan) -> None:
-    """Do what the plan says; return when the run's content is complete. A cancel interrupts any of it."""
-    if plan.pre_hooks:
-        await run_hooks(run, plan, plan.pre_hooks, "Pre", run_input=run.input)
-    run.messages[:] = await plan.messages(run)
-    if plan.open is not None:
-        await plan.open(run)
-    answer = await _rounds(run, plan)
+    """Do what the plan says, from where the run has come to; return when its content is complete, or it pauses.
+
+    A cancel interrupts any of it, or, a graceful one, has it return at the next boundary.
+    """
+    progress = run.progress
+    try:
+        if not progress.prepared:
+            if plan.pre_hooks:
+                await run_hooks(run, plan, plan.pre_hooks, "Pre", run_input=run.input)
+            run.messages[:] = await plan.messages(run)
+            progress.prepared = True
+        if plan.open is not None and not progress.opened:
+            progress.phase = "tools"
+            await plan.open(run)
+            end_at_limit(run)
+        progress.opened = True
+        answer = await _rounds(run, plan)
+    except Pausing:
+        run.claim(RunStatus.paused)
+        return
+    finally:
+        progress.phase = None
+    if run.halted:
+        run.claim(RunStatus.cancelled, "parent")  # unless it was cancelled itself
+        return
     if plan.output_schema is not None:
         run.final = _parse("".join(run.text[answer:]), plan.output_schema)
     run.emit("RunContentCompleted")
@@ -47,27 +71,59 @@ async def work(run: Run, plan: Plan) -> None:
 
 async def _rounds(run: Run, plan: Plan) -> int:
     """Converse until no round is left; return where in the run's text the last answer begins."""
-    number = 0
     while True:
         answer = await _converse(run, plan)
-        number += 1
-        again = plan.next_round(run, number) if plan.next_round is not None else None
+        if run.halted or plan.next_round is None:
+            return answer
+        run.progress.rounds += 1
+        again = plan.next_round(run, run.progress.rounds)
         if again is None:
             return answer
         run.messages.append(Message(role="user", content=again))
 
 
 async def _converse(run: Run, plan: Plan) -> int:
-    """Model and tools in turn, until the model calls none or a tool ends the loop; see `_rounds`."""
-    attempts = 0
+    """Tools and model in turn, until the model calls none or a tool ends the loop; see `_rounds`.
+
+    It ends, too, at a boundary where the run may not go on.
+    """
+    progress = run.progress
     answer = len(run.text)
+    run.inbox.reopen()
+    while True:
+        if run.due:
+            answer = len(run.text)
+            progress.phase = "tools"
+            stops = await call_tools(run, plan)
+            progress.phase = None
+            if stops and not _hears(run, last=True):
+                return answer
+            answer = len(run.text)
+        if run.halted:
+            return answer
+        _hears(run)
+        try:
+            reply = await _ask(run, plan)
+        except LimitReached:
+            return answer
+        run.due = list(reply.tool_calls)
+        if run.drained or (not run.due and not _hears(run, last=True)):
+            return answer
+
+
+async def _ask(run: Run, plan: Plan) -> ModelReply:
+    """The model's next answer. After a failed request the run goes on, as often as the plan says."""
+    progress = run.progress
+    attempts = 0
     while True:
         before = len(run.messages)
+        progress.phase = "model"
         try:
-            reply: ModelReply = await generate(run, plan)
-        except (ConfigurationError, ModelKeyMissing, NotImplementedError):
+            reply = await generate(run, plan)
+        except (LimitReached, ConfigurationError, ModelKeyMissing, NotImplementedError):
             raise  # it would fail the same way again
         except Exception:
+            progress.phase = None
             # What is finished stays: the next try goes on from the messages as they are now.
             if attempts >= plan.retries:
                 raise
@@ -76,13 +132,21 @@ async def _converse(run: Run, plan: Plan) -> int:
             await back_off(run, plan.model, delay)
             if len(run.messages) > before:
                 run.messages.append(Message(role="user", content=GO_ON))
-            continue
-        if not reply.tool_calls:
-            return answer
-        answer = len(run.text)
-        if await call_tools(run, plan, reply.tool_calls):
-            return answer
-        answer = len(run.text)
+        else:
+            progress.phase = None
+            return reply
+
+
+def _hears(run: Run, *, last: bool = False) -> bool:
+    """Put what was sent to the run into its conversation; say whether there was anything.
+
+    `last`: if there is nothing the run ends, and takes no more.
+    """
+    texts = run.inbox.close() if last else run.inbox.take()
+    if texts:
+        run.inbox.reopen()
+    run.messages.extend(Message(role="user", content=text) for text in texts)
+    return bool(texts)
 
 
 def _parse(text: str, schema: type[BaseModel] | dict[str, Any]) -> Any:

@@ -34,6 +34,7 @@ class Plan:
     tool_choice: str | dict[str, Any] | None = None
     tool_call_limit: int | None = None
     output_schema: type[BaseModel] | dict[str, Any] | None = None
+    tool_hooks: Sequence[Hook] = ()
     pre_hooks: Sequence[Hook] = ()
     post_hooks: Sequence[Hook] = ()
     retries: int = 0

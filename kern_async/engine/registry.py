@@ -7,16 +7,21 @@ A plain dict, filled by `setdefault` and emptied by `pop`: single atomic steps. 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from kern_async.exceptions import ConfigurationError, RunIdInUse
+
+from .attempt import CancelMode
 
 if TYPE_CHECKING:
     from .run import Run
 
-CancelMode = Literal["now", "after_tools", "after_turn"]
+MOST_PAUSED = 1_000
+"""How many paused runs this process keeps; the oldest ends when there are more."""
 
 _runs: dict[str, weakref.ref[Run]] = {}
+_paused: dict[str, Run] = {}
+"""Paused runs: nobody else holds them until somebody continues or cancels them."""
 
 
 def register(run: Run) -> None:
@@ -43,6 +48,21 @@ def unregister(run: Run) -> None:
     reference = _runs.get(run.id)
     if reference is not None and reference() is run:
         _runs.pop(run.id, None)
+        release(run)
+
+
+def hold(run: Run) -> None:
+    """Keep a run that has paused."""
+    _paused[run.id] = run
+    while len(_paused) > MOST_PAUSED:
+        oldest = next(iter(_paused.copy().values()))
+        release(oldest)
+        oldest.cancel("shutdown", f"more than {MOST_PAUSED} paused runs in this process")
+
+
+def release(run: Run) -> None:
+    """Keep it no longer: it goes on, or has ended."""
+    _paused.pop(run.id, None)
 
 
 def find(run_id: str) -> Run | None:
@@ -59,6 +79,7 @@ def live_runs() -> list[Run]:
 def forget_all() -> None:
     """Drop every entry: in a forked child the runs are the parent's."""
     _runs.clear()
+    _paused.clear()
 
 
 def get_active_runs() -> dict[str, bool]:
@@ -71,12 +92,9 @@ def check_mode(mode: CancelMode) -> None:
 
     Raises:
         ConfigurationError: `mode` is unknown.
-        NotImplementedError: `mode` is a graceful one.
     """
     if mode not in ("now", "after_tools", "after_turn"):
         raise ConfigurationError(f"mode is {mode!r}; it is one of 'now', 'after_tools', 'after_turn'")
-    if mode != "now":
-        raise NotImplementedError(f"cancel_run(mode={mode!r}): only mode='now' is there yet")
 
 
 def cancel_run(run_id: str, *, reason: str | None = None, mode: CancelMode = "now") -> bool:
@@ -88,13 +106,18 @@ def cancel_run(run_id: str, *, reason: str | None = None, mode: CancelMode = "no
     member, a root's id the whole tree, members first.
 
     Args:
-        run_id: of a live or created run of this process.
+        run_id: of a live, created or paused run of this process.
         reason: goes into the terminal event and the output; the first cancel's stays.
-        mode: `now`.
+        mode: how soon. `now`; `after_tools`: running tools finish, and no further model request begins (with no
+            tool running it is `now`); `after_turn`: the model's current answer and the tools that it calls finish,
+            members' whole runs included. A later call may make it sooner, never later.
+
+    Raises:
+        ConfigurationError: `mode` is unknown.
     """
     check_mode(mode)
     run = find(run_id)
-    return run.cancel("request", reason) if run is not None else False
+    return run.cancel("request", reason, mode) if run is not None else False
 
 
 async def acancel_run(
@@ -109,7 +132,7 @@ async def acancel_run(
 
     check_mode(mode)
     run = find(run_id)
-    if run is None or not run.cancel("request", reason):
+    if run is None or not run.cancel("request", reason, mode):
         return False
     if wait and not inside(run):
         await run.wait_ended()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import anyio
 import anyio.lowlevel
@@ -32,13 +32,19 @@ from kern_async.run.base import (
     Work,
 )
 from kern_async.run.context import RunContext
-from kern_async.run.message import Message, now
+from kern_async.run.limits import RunLimits
+from kern_async.run.message import Message, ToolCall, now
+from kern_async.run.requirement import RunRequirement
 from kern_async.run.tool import ToolExecution
 from kern_async.run.trusted import trusted
 
 from . import registry
-from .ending import UNSET, RunOutputs, end_of, kept_events, output_of
+from .active import ActiveCall
+from .attempt import Attempt, Outcome, Urgency
+from .ending import CUT, UNSET, RunOutputs, answer_to, end_of, frozen, kept_events, output_of
+from .inbox import Inbox
 from .inflight import names_in_flight
+from .link import Link
 from .log import EventLog
 from .observe import log, wanted
 from .stragglers import list_straggler
@@ -70,19 +76,29 @@ class Owner:
     name: str | None
 
 
-class Outcome(NamedTuple):
-    """How a run ends, decided once; times are seconds since the epoch."""
+@dataclass(eq=False, slots=True)
+class Progress:
+    """How far a run's loop has come: what a further attempt goes on from."""
 
-    status: RunStatus
-    cancelled_by: CancelledBy | None = None
-    reason: str | None = None
-    stage: CancellationStage | None = None
-    requested_at: float | None = None
+    phase: Literal["model", "tools"] | None = None
+    """What the turn is at; None between turns."""
+    prepared: bool = False
+    """Whether its pre-hooks have run and its conversation has begun."""
+    opened: bool = False
+    """Whether what comes before the first model request is done."""
+    rounds: int = 0
+    exceeded: tuple[Run, str] | None = None
+    """The limit that the turn would have passed, and the run whose it is."""
+    stops: bool = False
+    """Whether a finished call of the turn ends the loop, once the others are answered."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Run:
-    """One run, from its creation to its terminal event. `parent` is the team's run that it is a member of."""
+    """One run, from its creation to its terminal event, over as many attempts as it takes.
+
+    `parent` is the team's run that it is a member of.
+    """
 
     owner: Owner
     id: str
@@ -92,6 +108,7 @@ class Run:
     context: RunContext
     cancel_grace: float
     timeout: float | None = None
+    limits: RunLimits | None = None
     parent: Run | None = None
     model: str | None = None
     model_provider: str | None = None
@@ -101,6 +118,8 @@ class Run:
     """What the owner keeps for the run while it works."""
     store_events: bool = False
     events_to_skip: frozenset[str] = frozenset()
+    body: Any = None
+    """What it is to do, see `execute.Body`."""
 
     log: EventLog = field(init=False)
     children: list[Run] = field(default_factory=list["Run"], init=False)
@@ -114,6 +133,16 @@ class Run:
     )
     """What closes the requests and calls under way, for a run that will not execute again to close them."""
     tools: list[ToolExecution] = field(default_factory=list[ToolExecution], init=False)
+    due: list[ToolCall] = field(default_factory=list[ToolCall], init=False)
+    """The calls of the latest turn that have no answer yet."""
+    calls: dict[str, ActiveCall] = field(default_factory=dict[str, ActiveCall], init=False)
+    """The calls under way, by their ids."""
+    requirements: dict[str, RunRequirement] = field(default_factory=dict[str, RunRequirement], init=False)
+    """What the calls that are due have waited for, by their ids."""
+    inbox: Inbox = field(default_factory=Inbox, init=False)
+    spent: Counter[str] = field(default_factory=Counter[str], init=False)
+    """What it and all below it have used of what `RunLimits` counts."""
+    progress: Progress = field(default_factory=Progress, init=False)
     metrics: RunMetrics = field(default_factory=RunMetrics, init=False)
     interrupted: list[Work] = field(default_factory=list[Work], init=False)
     abandoned: list[Work] = field(default_factory=list[Work], init=False)
@@ -125,10 +154,15 @@ class Run:
     """The run whose code started this one: the parent, or the run of the tool that called `arun`."""
     outside: CancelledBy = field(default="caller", init=False)
     """Who it is that cancels the run's task or a scope round it."""
+    attempt: Attempt = field(default_factory=Attempt, init=False)
     executing: bool = field(default=False, init=False)
+    resting: bool = field(default=False, init=False)
+    """Whether it is paused: its latest attempt has ended, and nobody has begun the next."""
     ended: bool = field(default=False, init=False)
-    _end: dict[str, Any] | None = field(default=None, init=False)
-    _slot: dict[str, Any] = field(default_factory=dict[str, Any], init=False)
+    _settled: Attempt | None = field(default=None, init=False)
+    _counted: RunMetrics = field(default_factory=RunMetrics, init=False)
+    """What its team's metrics have of its own."""
+    _unlist: Callable[[], None] | None = field(default=None, init=False)
     _settle_by: float | None = field(default=None, init=False)
     began: float = field(default_factory=time.monotonic, init=False)
     created_at: int = field(default_factory=now, init=False)
@@ -137,7 +171,7 @@ class Run:
     def __post_init__(self) -> None:
         self.log = self.parent.log if self.parent is not None else EventLog()
         self.messages = self.input.messages()
-        self.context.link = _Link(self)
+        self.context.link = Link(self)
         if self.parent is not None:
             self.parent.children.append(self)
             self.loop = self.parent.loop  # so that a cancel always settles it there, never in another thread
@@ -168,60 +202,100 @@ class Run:
             yield run
             run = run.parent
 
+    def below(self) -> Iterator[Run]:
+        """The runs of its members, and of theirs, outermost first."""
+        for run in self.children:
+            yield run
+            yield from run.below()
+
     # The outcome.
 
     @property
     def outcome(self) -> Outcome | None:
-        return self._slot.get("outcome")
+        return self.attempt.outcome
 
     @property
     def cancelling(self) -> bool:
         """Whether this run itself was cancelled and has claimed that end."""
-        outcome = self.outcome
-        return outcome is not None and outcome.status is RunStatus.cancelled
+        return self.attempt.cancelling
 
     @property
     def stopping(self) -> bool:
-        """Whether this run or one above it is to end cancelled."""
-        return any(run.cancelling for run in self.lineage())
+        """Whether this run or one above it is to end cancelled, at once."""
+        return any(run.attempt.urgency == "now" for run in self.lineage())
 
-    def claim(self, status: RunStatus, by: CancelledBy | None = None, reason: str | None = None) -> Outcome:
-        """Ask for this end; what comes back is the end that stands."""
-        if (standing := self._slot.get("outcome")) is not None:
+    @property
+    def halted(self) -> bool:
+        """Whether this run may not ask its model again, since it or one above it was cancelled."""
+        return self.cancelling or self.drained
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing new may begin in this run, calls of the turn included."""
+        return any(run.attempt.urgency in ("limit", "after_tools", "now") for run in self.lineage())
+
+    def claim(
+        self,
+        status: RunStatus,
+        by: CancelledBy | None = None,
+        reason: str | None = None,
+        *,
+        mode: Urgency = "now",
+        attempt: Attempt | None = None,
+    ) -> Outcome:
+        """Ask for this end of the current attempt; what comes back is the end that stands."""
+        attempt = attempt or self.attempt
+        if (standing := attempt.outcome) is not None:
             return standing
-        stage = requested_at = None
-        if status is RunStatus.cancelled:
-            stage = CancellationStage.executing if self.executing else CancellationStage.pending
-            requested_at = time.time()
-        return self._slot.setdefault("outcome", Outcome(status, by, reason, stage, requested_at))
-
-    def _first(self, what: str) -> bool:
-        me = object()
-        return self._slot.setdefault(what, me) is me
+        if status is not RunStatus.cancelled:
+            return attempt.claim(Outcome(status))
+        stage = (
+            CancellationStage.executing
+            if self.executing and attempt is self.attempt
+            else CancellationStage.paused
+            if attempt.number
+            else CancellationStage.pending
+        )
+        return attempt.claim(Outcome(status, by, reason, stage, time.time(), mode))
 
     # Cancelling.
 
-    def cancel(self, by: CancelledBy, reason: str | None = None) -> bool:
+    def cancel(
+        self,
+        by: CancelledBy,
+        reason: str | None = None,
+        mode: Urgency = "now",
+        *,
+        attempt: Attempt | None = None,
+    ) -> bool:
         """Claim the end CANCELLED and have it delivered; see `registry.cancel_run` for the answer's meaning.
 
-        Always deferred to the run's own event loop, also from its own thread: one path, never re-entrant.
+        With `attempt` just that one is cancelled, and a run that has paused since is left alone. Always deferred to
+        the run's own event loop, also from its own thread: one path, never re-entrant.
         """
-        if self.ended or self.claim(RunStatus.cancelled, by, reason).status is not RunStatus.cancelled:
+        if self.ended:
             return False
-        # The executor publishes the loop and then reads the slot; this side claims and then reads the loop. So
+        target = attempt or self.attempt
+        outcome = self.claim(RunStatus.cancelled, by, reason, mode=mode, attempt=target)
+        if outcome.status is RunStatus.paused and attempt is None:
+            target = target.following()
+            outcome = self.claim(RunStatus.cancelled, by, reason, mode=mode, attempt=target)
+        if outcome.status is not RunStatus.cancelled:
+            return False
+        target.urge(mode)
+        # The executor publishes the loop and then reads the claims; this side claims and then reads the loop. So
         # at least one of them sees the other.
         loop = self.loop
         if loop is None:
-            if self.begin():
-                self.settle_unstarted()
+            self.root.settle_claimed()
             return True
         try:
-            loop.soon(self._interrupt, time.monotonic())
+            loop.soon(self._deliver, time.monotonic())
         except RuntimeError:
             self._settle_without_loop()
         return True
 
-    def _interrupt(self, requested: float) -> None:
+    def _deliver(self, requested: float) -> None:
         lag = time.monotonic() - requested
         if lag > BLOCKED_AFTER and not self.ended:
             log(
@@ -231,39 +305,87 @@ class Run:
                 seconds=round(lag, 3),
                 tools=names_in_flight(since=requested),
             )
-        if self.scope is not None:
+        if self.resting:
+            self.settle_claimed()
+        elif self.scope is not None and self.cancelling:
+            self._press()
+
+    def _press(self) -> None:
+        """Cut what the urgency of the cancel does not let finish; the rest stops at its next boundary."""
+        urgency = self.attempt.urgency
+        if self.scope is None or urgency == "limit":
+            return
+        if urgency == "after_tools":
+            self._drain()
+        elif urgency == "now" or self.progress.phase is None:
             self.scope.cancel()
 
-    def begin(self) -> bool:
-        """Whether the caller is the one that starts the run, or settles it instead."""
-        return self._first("begin")
+    def _drain(self) -> bool:
+        """Cut what is no running tool, here and below; say whether there is any."""
+        busy = any(not call.inner for call in self.calls.values())
+        for member in self.children:
+            if member.executing:
+                member.claim(RunStatus.cancelled, "parent", mode="after_tools")
+                member.attempt.urge("after_tools")
+                busy = member._drain() or busy
+        if not busy and self.scope is not None:
+            self.scope.cancel()
+        return busy
 
     def bind(self, scope: anyio.CancelScope, loop: EventLoop) -> None:
         """Make the run reachable for `cancel`, which may have come before."""
         self.scope = scope
         self.loop = loop
         self.began = time.monotonic()
+        self._settle_by = None
         self._thread = threading.get_ident()
+        if self.parent is None:
+            for run in self.below():
+                run.loop = loop
         if self.cancelling:
             scope.cancel()
 
-    def settle_unstarted(self) -> None:
-        """End a run that never executed, in whatever thread: its log is the two events."""
-        self.emit("RunStarted", model=self.model, model_provider=self.model_provider, foreign=True)
+    def settle_claimed(self) -> None:
+        """End, in whatever thread, what was cancelled of this run and below it, unless somebody executes it.
+
+        That one looks for claims himself, when he has made the run reachable.
+        """
+        attempt = self.attempt
+        while (self.cancelling or any(self._claimed_at_rest())) and attempt.first("begin"):
+            if self.cancelling:
+                self._settle()
+                return
+            self.settle_members()
+            attempt.release("begin")
+            self.log.changed.ring(foreign=True)
+
+    def _claimed_at_rest(self) -> Iterator[Run]:
+        return (run for run in self.below() if run.resting and not run.ended and run.cancelling)
+
+    def settle_members(self) -> None:
+        """End the members that were cancelled while they were paused."""
+        for run in list(self._claimed_at_rest()):
+            if run.attempt.first("begin"):
+                run.finish(foreign=True)
+
+    def _settle(self) -> None:
+        """End a run that never executed, or not since it paused, in whatever thread."""
+        if not self.attempt.number:
+            self.emit("RunStarted", model=self.model, model_provider=self.model_provider, foreign=True)
         self.finish(foreign=True)
 
     def lose(self) -> None:
         """End a run whose host task was dropped before its first step, because its event loop shuts down."""
-        if self.begin():
+        if self.attempt.first("begin"):
             self.claim(RunStatus.cancelled, "shutdown")
-            self.settle_unstarted()
+            self._settle()
 
     def _settle_without_loop(self) -> None:
         """End a run whose event loop is gone, in the canceller's thread: its body will never run again."""
-        if not self._first("orphan"):
+        if not self.attempt.first("orphan"):
             return
         for member in self.children:
-            if not member.ended:
+            if not member.ended and not member.resting:
                 member.claim(RunStatus.cancelled, "parent")
                 member._settle_without_loop()
         for close in reversed(list(self.opened.values())):
@@ -286,6 +408,7 @@ class Run:
             cut.claim(RunStatus.cancelled, cut.outside)
         else:
             cut.claim(RunStatus.cancelled, "deadline", cut.deadline_reason)
+        cut.attempt.urge("now")
         for run in self.lineage():
             if run is cut:
                 break
@@ -318,10 +441,17 @@ class Run:
         if self.stopping:
             await anyio.Event().wait()
 
-    async def wait_ended(self) -> None:
-        """Wait, on any event loop, for the terminal event. A cancel of the wait changes nothing."""
-        while not self.ended:
-            await self.log.changed.wait(lambda: self.ended)
+    async def wait_ended(self, attempt: Attempt | None = None) -> None:
+        """Wait, on any event loop, for the terminal event, or for the end of one attempt.
+
+        A cancel of the wait changes nothing.
+        """
+
+        def over() -> bool:
+            return self.ended or (attempt is not None and attempt.end is not None)
+
+        while not over():
+            await self.log.changed.wait(over)
 
     # What the run says.
 
@@ -371,7 +501,7 @@ class Run:
                 inner.cancel("parent")  # started by the straggler's code, which nobody waits for any more
         unlist = list_straggler(work)
         if work.kind == "run":
-            self._slot["unlist"] = unlist
+            self._unlist = unlist
         return unlist
 
     def names(self) -> dict[str, Any]:
@@ -386,60 +516,97 @@ class Run:
     # The end.
 
     def finish(self, *, foreign: bool = False) -> None:
-        """Publish the terminal event, once: the last thing that happens to a run, and without an await."""
-        outcome = self.outcome
-        if outcome is None or not self._first("finish"):
-            if unlist := self._slot.pop("unlist", None):
-                unlist()
+        """Publish the terminal or paused event: the last thing that happens in an attempt, and without an await."""
+        attempt = self.attempt
+        outcome = attempt.outcome
+        if outcome is None or not attempt.first("finish"):
+            if self._unlist is not None:
+                self._unlist()
             return
-        self.metrics.duration = time.monotonic() - self.began
+        paused = outcome.status is RunStatus.paused
+        if not paused:
+            self._end_what_waits(foreign=foreign)
+        if self.executing or not attempt.number:
+            self.metrics.duration = (self.metrics.duration or 0) + time.monotonic() - self.began
         name, end = end_of(self, outcome)
-        event = self._make(name, end)
-        self._end = {**end, "event": event.event, "events": kept_events(self, event)}
-        self.ended = True
-        registry.unregister(self)
+        event = self._make(name, frozen(end))
+        end = {**end, "event": event.event, "events": kept_events(self, event)}
         if self.parent is not None:
-            self.parent.metrics.add(self.metrics)
+            self.parent.metrics.add(self.metrics, less=self._counted)
+            self._counted = replace(self.metrics)
+        following = self._rest() if paused else None
+        self._settled = attempt
+        attempt.end = end
+        if following is None:
+            self.ended = True
+            registry.unregister(self)
         self.log.append(event, foreign=foreign)
         if self.parent is None:
             self.log.close(foreign=foreign)
-        if wanted("info"):
-            asked = outcome.requested_at
-            log(
-                "info",
-                "run.ended",
-                **self.names(),
-                status=outcome.status.value,
-                cancelled_by=outcome.cancelled_by,
-                cancel_latency=end["settled_at"] - asked if asked is not None else None,
-                error_type=end["error_type"],
-                input_tokens=self.metrics.input_tokens,
-                output_tokens=self.metrics.output_tokens,
-            )
+        self._log_end(outcome, end)
+        if following is not None:
+            following.release("begin")
+            self.log.changed.ring(foreign=True)
+            self.settle_claimed()
+
+    def _rest(self) -> Attempt:
+        """Be paused: where nobody executes, there is nothing that a cancel would have to be delivered to.
+
+        The next attempt has begun, so to say, until the paused event is in the log: nobody ends or continues the run
+        before.
+        """
+        following = self.attempt.following()
+        following.first("begin")
+        self.executing = False
+        self.scope = None
+        self.attempt = following
+        self.resting = True
+        if self.parent is None:
+            for run in [self, *self.below()]:
+                run.loop = None
+            registry.hold(self)
+        return following
+
+    def _end_what_waits(self, *, foreign: bool) -> None:
+        """Before the terminal event: members that wait for a person end, and what was not answered is."""
+        for member in self.children:
+            if member.resting and not member.ended:
+                member.claim(RunStatus.cancelled, "parent")
+                if member.attempt.first("begin"):
+                    member.finish(foreign=foreign)
+        self.messages.extend(answer_to(call, CUT, error=True) for call in self.due)
+        for execution in self.tools:
+            if execution.result is None and execution.tool_call_id in self.requirements:
+                execution.result, execution.tool_call_error = CUT, True
+        self.due = []
+        self.messages.extend(Message(role="user", content=text) for text in self.inbox.close())
+
+    def _log_end(self, outcome: Outcome, end: dict[str, Any]) -> None:
+        if not wanted("info"):
+            return
+        asked = outcome.requested_at
+        log(
+            "info",
+            "run.ended",
+            **self.names(),
+            status=outcome.status.value,
+            cancelled_by=outcome.cancelled_by,
+            cancel_latency=end["settled_at"] - asked if asked is not None else None,
+            error_type=end["error_type"],
+            input_tokens=self.metrics.input_tokens,
+            output_tokens=self.metrics.output_tokens,
+        )
 
     @property
     def output(self) -> RunOutputs | None:
-        """What the run left; None until it has ended. Made when it is first asked for: most of an end's cost."""
-        if self._end is None:
+        """What the run left when it last ended or paused; None until then."""
+        return self.output_of(self._settled) if self._settled is not None else None
+
+    def output_of(self, attempt: Attempt) -> RunOutputs | None:
+        """What the run left at the end of that attempt. Made when it is first asked for: most of an end's cost."""
+        if (end := attempt.end) is None:
             return None
-        return self._slot.get("output") or self._slot.setdefault("output", output_of(self, self._end))
-
-
-class _Link:
-    """A context's way to its run: weak, so that a created run nobody reads is freed, with its id, when dropped."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = weakref.ref(run)
-
-    @property
-    def stopping(self) -> bool:
-        run = self._run()
-        return run is None or run.ended or run.stopping
-
-    def report(self, content: Any, tool_call_id: str | None) -> None:
-        run = self._run()
-        if run is not None:
-            run.report(content, tool_call_id)
+        return attempt.kept("output") or attempt.keep("output", output_of(self, end))
 
 
 def inside(run: Run) -> bool:

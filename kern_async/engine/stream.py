@@ -6,7 +6,7 @@ runs. The run's task holds no reference to its reader: a reader that is dropped 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
@@ -15,9 +15,11 @@ import anyio
 from kern_async.run.base import CancelledBy
 
 from . import registry
+from .attempt import CancelMode
 from .execute import Body
 from .host import SETTLE_MARGIN, background_loop, start_here, wait_in_thread, wait_settled
-from .registry import CancelMode, check_mode
+from .pausing import leave_unstarted
+from .registry import check_mode
 from .run import Run, inside
 
 ItemT = TypeVar("ItemT")
@@ -27,10 +29,19 @@ OutputT = TypeVar("OutputT")
 class _Reader(Generic[ItemT, OutputT]):
     """What both readers are: a run, a place in its log, and the right to end it."""
 
-    def __init__(self, run: Run, body: Body, *, stream_events: bool, yield_run_output: bool) -> None:
+    def __init__(
+        self,
+        run: Run,
+        body: Body,
+        *,
+        stream_events: bool,
+        yield_run_output: bool,
+        enter: Callable[[Run], None] = registry.register,
+    ) -> None:
+        enter(run)
         self._body: Body | None = body
         self._run = run
-        registry.register(run)
+        self._attempt = run.attempt
         self._cursor = run.log.cursor(gate=True, brief=not stream_events)
         self._output_due = yield_run_output
         self._closed = False
@@ -43,20 +54,20 @@ class _Reader(Generic[ItemT, OutputT]):
 
     @property
     def output(self) -> OutputT | None:
-        """What the run left, once it has ended; None until then."""
-        return cast("OutputT | None", self._run.output)
+        """What the run left, once it has ended or paused; None until then."""
+        return cast("OutputT | None", self._run.output_of(self._attempt))
 
     def cancel(self, *, reason: str | None = None, mode: CancelMode = "now") -> bool:
         """Cancel the run, as `cancel_run` does; the stream goes on to its terminal event. From any thread."""
         check_mode(mode)
-        return self._run.cancel("request", reason)
+        return self._run.cancel("request", reason, mode)
 
     def _take(self) -> ItemT | None:
         """The next item that is there; None: wait, or the end."""
         item: Any = self._cursor.take()
         if item is None and self._output_due and self._cursor.exhausted:
             self._output_due = False
-            item = self._run.output
+            item = self.output
         return item
 
     @property
@@ -64,17 +75,26 @@ class _Reader(Generic[ItemT, OutputT]):
         return self._closed or (self._cursor.exhausted and not self._output_due)
 
     def _leave(self, by: CancelledBy) -> None:
-        """End the run, since its reader goes; nothing waits for room any more."""
-        self._run.cancel(by)
-        self._run.log.open_gate()
+        """End the run, since its reader goes; nothing waits for room any more. A paused run stays paused."""
+        self._run.cancel(by, attempt=self._attempt)
+        if self._attempt.end is None:
+            self._run.log.open_gate()
+
+    def _gives_back(self) -> bool:
+        """Whether this reader leaves a paused run before it went on: then that is paused as before."""
+        body, self._body = self._body, None
+        if body is None or not self._attempt.number:
+            return False
+        leave_unstarted(self._run)
+        return True
 
     def __del__(self) -> None:
         # May run anywhere, at any moment: only requests the cancel, and never waits.
         run = getattr(self, "_run", None)
-        if run is None or run.ended:
+        if run is None or self._attempt.end is not None:
             return
         if self._body is not None:
-            registry.unregister(run)
+            leave_unstarted(run)
         else:
             self._leave("consumer")
 
@@ -118,8 +138,8 @@ class RunStream(_Reader[ItemT, OutputT], AsyncGenerator[ItemT, None]):
 
     async def _leave_and_wait(self, by: CancelledBy) -> None:
         self._leave(by)
-        if not self._run.ended and not inside(self._run):
-            await wait_settled(self._run)
+        if self._attempt.end is None and not inside(self._run):
+            await wait_settled(self._run, self._attempt)
 
     async def aclose(self) -> None:
         """End the run if it has not ended, and wait until it has, at most its grace and a margin.
@@ -128,8 +148,7 @@ class RunStream(_Reader[ItemT, OutputT], AsyncGenerator[ItemT, None]):
         the run itself it does not wait.
         """
         watched = self._waiting > 0
-        if not self._done:
-            self._body = None
+        if not self._done and not self._gives_back():
             await self._leave_and_wait("consumer")
         self._closed = not watched  # who waits reads on to the terminal event
 
@@ -201,16 +220,16 @@ class SyncRunStream(_Reader[ItemT, OutputT], Iterator[ItemT]):
         self._start()
         self._run.log.open_gate()
         try:
-            wait_in_thread(self._run)
+            wait_in_thread(self._run, self._attempt)
         except KeyboardInterrupt:
             self._leave_and_wait("caller")
             raise
-        return cast(OutputT, self._run.output)
+        return cast(OutputT, self.output)
 
     def _leave_and_wait(self, by: CancelledBy) -> None:
         self._leave(by)
         if not inside(self._run):
-            wait_in_thread(self._run, self._run.root.cancel_grace + SETTLE_MARGIN)
+            wait_in_thread(self._run, self._attempt, self._run.root.cancel_grace + SETTLE_MARGIN)
 
     def close(self) -> None:
         """End the run if it has not ended, and wait until it has, at most its grace and a margin.
@@ -218,8 +237,7 @@ class SyncRunStream(_Reader[ItemT, OutputT], Iterator[ItemT]):
         From any thread; one that waits for an event gets the terminal event.
         """
         watched = self._waiting > 0
-        if not self._done:
-            self._body = None
+        if not self._done and not self._gives_back():
             self._leave_and_wait("consumer")
         self._closed = not watched
 

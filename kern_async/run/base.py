@@ -77,16 +77,23 @@ class RunMetrics:
     duration: float | None = None
     estimated: bool = False
 
-    def add(self, other: RunMetrics) -> None:
-        """Count `other` in: sums of what is countable; own times stay."""
-        self.input_tokens += other.input_tokens
-        self.output_tokens += other.output_tokens
-        self.total_tokens += other.total_tokens
-        self.reasoning_tokens += other.reasoning_tokens
-        self.cache_read_tokens += other.cache_read_tokens
-        self.model_requests += other.model_requests
-        self.tool_calls += other.tool_calls
+    def add(self, other: RunMetrics, *, less: RunMetrics | None = None) -> None:
+        """Count `other` in, `less` what was counted before: sums of what is countable; own times stay."""
+        for name in _COUNTED:
+            more = getattr(other, name) - (getattr(less, name) if less is not None else 0)
+            setattr(self, name, getattr(self, name) + more)
         self.estimated = self.estimated or other.estimated
+
+
+_COUNTED = (
+    "input_tokens",
+    "output_tokens",
+    "total_tokens",
+    "reasoning_tokens",
+    "cache_read_tokens",
+    "model_requests",
+    "tool_calls",
+)
 
 
 class RunInput(BaseModel):

@@ -11,9 +11,11 @@ from pydantic import BaseModel
 
 from kern_async.agent.runnable import Input, Runnable
 from kern_async.engine import registry
+from kern_async.engine.budget import LimitReached, refused, spend
 from kern_async.engine.calls import noting
 from kern_async.engine.ending import snapshot
 from kern_async.engine.execute import execute
+from kern_async.engine.pausing import Pausing
 from kern_async.engine.run import Run
 from kern_async.exceptions import ToolError
 from kern_async.models.base import Model
@@ -36,17 +38,26 @@ class Delegation:
     model: Model
     speaking: bool = False
     """Whether a member is giving, or has given, the team's answer (mode `route`)."""
+    speaker: str | None = None
+    """The call that chose it."""
     interactions: list[str] = field(default_factory=list[str])
     tasks: TaskList = field(init=False)
+    _asked: dict[tuple[int, str], Run] = field(default_factory=dict[tuple[int, str], Run], init=False)
+    """The members' runs by the call and the part of it that they are for: a call that goes on finds them here."""
 
     def __post_init__(self) -> None:
         self.tasks = TaskList(self.run)
 
-    async def delegate(self, member_id: str, task: str, *, tool_call_id: str | None = None) -> str:
+    async def delegate(
+        self, member_id: str, task: str, *, tool_call_id: str | None = None, part: str = ""
+    ) -> str:
         """Have a member, or a member's member, do `task`; return its answer.
+
+        `part` tells apart several delegations of one call.
 
         Raises:
             ToolError: there is no such member, or it failed or was cancelled: what the leader is told.
+            Pausing: the member waits for a person. The same call then goes on with it.
         """
         member = self.team.find_member(member_id)
         if member is None:
@@ -55,7 +66,7 @@ class Delegation:
                 f"Member with ID {member_id} not found in the team or any subteams. Members: {known}."
             )
         given: Input = task if self.team.determine_input_for_members else self.run.input.input_content
-        output = await self.ask(member, given, tool_call_id=tool_call_id)
+        output = await self.ask(member, given, tool_call_id=tool_call_id, part=part)
         answer = answer_of(member, output)
         if self.speaking and output.content_type != "str":
             self.run.final = output.content  # the chosen member's object is the team's
@@ -67,22 +78,33 @@ class Delegation:
         Raises:
             ToolError: another member is answering already, or as for `delegate`.
         """
-        if self.speaking:
+        if self.speaking and self.speaker != tool_call_id:
             raise ToolError("Another member is answering already; only one member is chosen.")
-        self.speaking = True
+        self.speaking, self.speaker = True, tool_call_id
         try:
             return await self.delegate(member_id, task, tool_call_id=tool_call_id)
+        except Pausing:
+            raise
         except BaseException:
             self.speaking = False
             raise
 
     async def ask_all(self) -> None:
-        """Give the run's input to all members at once; what they left is in the run's `children`."""
+        """Give the run's input to all members at once; what they left is in the run's `children`.
+
+        Raises:
+            Pausing: one of them waits for a person, and the others have finished.
+        """
         failed: list[Exception] = []
+        paused: list[Pausing] = []
 
         async def ask(member: Member) -> None:
             try:
-                await self.ask(member, self.run.input.input_content)
+                await self.ask(member, self.run.input.input_content, part=member.id)
+            except LimitReached:
+                return
+            except Pausing as pausing:
+                paused.append(pausing)
             except Exception as exc:  # noqa: BLE001 - raised below, when the other members have finished
                 failed.append(exc)
 
@@ -91,15 +113,61 @@ class Delegation:
                 group.start_soon(ask, member, name=f"kern-member {member.id}")
         if failed:
             raise failed[0]
+        if paused:
+            raise paused[0]
 
-    async def ask(self, member: Member, given: Input, *, tool_call_id: str | None = None) -> BaseOutput:
+    async def ask(
+        self, member: Member, given: Input, *, tool_call_id: str | None = None, part: str = ""
+    ) -> BaseOutput:
         """Run a member on `given` in the calling task, to its end, whatever that is.
 
         A cancel of the team's run ends the member's first; then it goes on.
+
+        Raises:
+            Pausing: the member waits for a person.
+            LimitReached: no further member may run.
         """
         run = self.run
         await run.checkpoint()
-        child, body = member.create_member_run(
+        key = self._key(tool_call_id), part
+        child = self._asked.get(key)
+        if child is None:
+            child = self._asked[key] = self._create(member, given)
+        self._link(child, tool_call_id)
+        if not child.ended:
+            await self._execute(child, member)
+        if child.resting and not child.ended:
+            raise Pausing
+        output = child.output
+        if output is None:
+            raise RuntimeError(f"run {child.id} ended without an output")
+        if self.team.share_member_interactions:
+            self.interactions.append(
+                f"{member.name or member.id} was asked: {_text(given)}\nand answered: {_text(output.content)}"
+            )
+        return output
+
+    def has_asked(self, tool_call_id: str | None, part: str) -> bool:
+        """Whether this part of a call was begun before: the call goes on after a pause."""
+        return (self._key(tool_call_id), part) in self._asked
+
+    def _key(self, tool_call_id: str | None) -> int:
+        call = self.run.calls.get(tool_call_id or "")
+        # Not the id of the call: a provider may give the same one in every turn.
+        return id(call.execution) if call is not None else 0
+
+    def _link(self, child: Run, tool_call_id: str | None) -> None:
+        if (call := self.run.calls.get(tool_call_id or "")) is not None:
+            call.members.append(child)
+            call.execution.child_run_id = child.id if len(call.members) == 1 else None
+
+    def _create(self, member: Member, given: Input) -> Run:
+        run = self.run
+        if run.drained:
+            raise LimitReached("Not begun: the run is ending.")
+        if (limit := spend(run, "member_runs")) is not None:
+            raise LimitReached(refused(limit))
+        child = member.create_member_run(
             self._with_interactions(given),
             parent=run,
             fallback_model=self.model,
@@ -109,24 +177,18 @@ class Delegation:
         registry.register(child)
         if not self.team.stream_member_events or run.id in run.log.hidden:
             run.log.hidden.add(child.id)
-        for execution in run.tools:
-            if execution.tool_call_id == tool_call_id:
-                execution.child_run_id = child.id
+        return child
+
+    async def _execute(self, child: Run, member: Member) -> None:
+        """One attempt of a member's run."""
+        attempt = child.attempt
         before = snapshot(child.context.session_state)
         try:
-            with noting(run, Work(kind="member", name=member.name or member.id, run_id=child.id)):
-                await execute(child, body, outside="parent")
-                await child.wait_ended()
+            with noting(self.run, Work(kind="member", name=member.name or member.id, run_id=child.id)):
+                await execute(child, child.body, outside="parent")
+                await child.wait_ended(attempt)
         finally:
-            _merge(before, child.context.session_state, run.context.session_state)
-        output = child.output
-        if output is None:
-            raise RuntimeError(f"run {child.id} ended without an output")
-        if self.team.share_member_interactions:
-            self.interactions.append(
-                f"{member.name or member.id} was asked: {_text(given)}\nand answered: {_text(output.content)}"
-            )
-        return output
+            _merge(before, child.context.session_state, self.run.context.session_state)
 
     def _with_interactions(self, given: Input) -> Input:
         if not self.interactions or not isinstance(given, str):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import anyio
 
+from kern_async.engine.pausing import Pausing
 from kern_async.engine.run import Run
 from kern_async.exceptions import ToolError
 from kern_async.run.team import TaskState
@@ -102,21 +103,27 @@ class TaskList:
     ) -> str:
         """Have a member do a task; the task ends completed or failed, and goes back to pending when cut."""
         task = self._find(task_id)
-        if task.status not in ("pending", "failed"):
+        goes_on = delegation.has_asked(tool_call_id, task_id)
+        if goes_on and task.status == "completed":
+            return task.result or ""
+        if task.status not in ("pending", "failed") and not goes_on:
             raise ToolError(
                 f"Task {task_id} is {task.status}; only a pending or failed task can be executed."
             )
         if delegation.team.find_member(member_id) is not None:
             task.assignee = member_id
             task.status = "in_progress"
-            self._save(task, "TaskUpdated")
+            if not goes_on:
+                self._save(task, "TaskUpdated")
         results = [f"{t.title}: {t.result}" for t in self.tasks if t.task_id in task.depends_on and t.result]
         text = "\n\n".join(part for part in (task.title, task.description, *results) if part)
         try:
-            answer = await delegation.delegate(member_id, text, tool_call_id=tool_call_id)
+            answer = await delegation.delegate(member_id, text, tool_call_id=tool_call_id, part=task_id)
         except ToolError as exc:
             if delegation.team.find_member(member_id) is not None:
                 self.update(task_id, "failed", str(exc))
+            raise
+        except Pausing:
             raise
         except BaseException:
             self.update(task_id, "pending")
@@ -124,13 +131,20 @@ class TaskList:
         self.update(task_id, "completed", answer)
         return answer
 
-    async def execute_all(self, delegation: Delegation, task_ids: list[str]) -> str:
+    async def execute_all(
+        self, delegation: Delegation, task_ids: list[str], tool_call_id: str | None = None
+    ) -> str:
         """Have the assignees do several tasks at once; what failed is said in the text."""
         answers: dict[str, str] = {}
+        paused: list[Pausing] = []
 
         async def one(task: TaskState) -> None:
             try:
-                answers[task.task_id] = await self.execute(delegation, task.task_id, task.assignee or "")
+                answers[task.task_id] = await self.execute(
+                    delegation, task.task_id, task.assignee or "", tool_call_id
+                )
+            except Pausing as pausing:
+                paused.append(pausing)
             except ToolError as exc:
                 answers[task.task_id] = f"failed: {exc}"
 
@@ -138,4 +152,6 @@ class TaskList:
         async with anyio.create_task_group() as group:
             for task in tasks:
                 group.start_soon(one, task, name=f"kern-task {task.task_id}")
+        if paused:
+            raise paused[0]
         return "\n".join(f"Task {task.task_id}: {answers[task.task_id]}" for task in tasks)

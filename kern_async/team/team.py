@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from kern_async.agent.prompt import build_messages
 from kern_async.agent.runnable import Request, Runnable
+from kern_async.engine.pausing import Pausing
 from kern_async.engine.plan import Plan
 from kern_async.engine.run import Run
 from kern_async.exceptions import ConfigurationError, ToolError
@@ -186,15 +187,23 @@ async def _broadcast(run: Run) -> None:
     delegation = cast(Delegation, run.desk)
     try:
         await delegation.ask_all()
-    finally:
-        answers: list[tuple[str, str]] = []
-        outputs = {child.owner.id: child.output for child in run.children if child.output is not None}
-        for member in delegation.team.members:
-            if (output := outputs.get(member.id)) is not None:
-                try:
-                    text = answer_of(member, output)
-                except ToolError as exc:
-                    text = str(exc)
-                answers.append((member.name or member.id, text))
-        if answers:
-            run.messages.append(Message(role="user", content=members_said(answers)))
+    except Pausing:
+        raise
+    except BaseException:
+        _tell_leader(run, delegation)
+        raise
+    _tell_leader(run, delegation)
+
+
+def _tell_leader(run: Run, delegation: Delegation) -> None:
+    answers: list[tuple[str, str]] = []
+    outputs = {child.owner.id: child.output for child in run.children if child.output is not None}
+    for member in delegation.team.members:
+        if (output := outputs.get(member.id)) is not None:
+            try:
+                text = answer_of(member, output)
+            except ToolError as exc:
+                text = str(exc)
+            answers.append((member.name or member.id, text))
+    if answers:
+        run.messages.append(Message(role="user", content=members_said(answers)))

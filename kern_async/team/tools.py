@@ -107,13 +107,13 @@ async def execute_task(task_id: str, member_id: str, context: RunContext) -> str
     return await delegation().tasks.execute(delegation(), task_id, member_id, context.tool_call_id)
 
 
-async def execute_tasks_parallel(task_ids: list[str]) -> str:
+async def execute_tasks_parallel(task_ids: list[str], context: RunContext) -> str:
     """Have the assignees of several tasks do them at the same time.
 
     Args:
         task_ids: The tasks; each needs an assignee.
     """
-    return await delegation().tasks.execute_all(delegation(), task_ids)
+    return await delegation().tasks.execute_all(delegation(), task_ids, context.tool_call_id)
 
 
 DELEGATE = Function.from_callable(delegate_task_to_member)

@@ -83,7 +83,7 @@ class Stage:
     def settled(self, by: CancelledBy, run: Run | None = None) -> None:
         """`ended` for a test without an event loop."""
         run = run or self.run
-        wait_in_thread(run, 5)
+        wait_in_thread(run, run.attempt, 5)
         self.provider.wait_until(lambda: self.provider.open_requests == 0)
         self.check(by, run)
 

@@ -1,0 +1,71 @@
+"""A tool call under way: what cuts it alone, while its run goes on."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import anyio
+
+from kern_async.run.tool import ToolExecution
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class ActiveCall:
+    """One tool call of a run, from its start to its result or its pause.
+
+    `inner`: it is the runtime's own, such as a delegation. A call that goes on after a pause has the same `execution`.
+    """
+
+    def __init__(self, execution: ToolExecution, *, inner: bool) -> None:
+        self.execution = execution
+        self.inner = inner
+        self.members: list[Run] = []
+        """The runs that it has started."""
+        self.over = False
+        """Whether nobody waits for it any more: what it still does goes nowhere."""
+        self.scope = anyio.CancelScope()
+        """Round all of the call; a cancel of just this call cuts it."""
+        self._patience: anyio.CancelScope | None = None
+        self._slot: dict[str, str] = {}
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody cancelled just this call, and will have it so."""
+        return self._slot.get("end") == "cancelled"
+
+    def ends_by_itself(self) -> bool:
+        """Claim the end for the call's own result; False if a cancel came first."""
+        return self._slot.setdefault("end", "own") == "own"
+
+    def cancel(self, run: Run) -> bool:
+        """Whether this call of `run` will end cancelled. From any thread."""
+        loop = run.loop
+        if loop is None or self._slot.setdefault("end", "cancelled") != "cancelled":
+            return False
+        try:
+            loop.soon(self._cut)
+        except RuntimeError:  # the loop is gone, and the call with it
+            return False
+        return True
+
+    def _cut(self) -> None:
+        live = [member for member in self.members if not member.ended]
+        for member in live:
+            member.cancel("request", "its tool call was cancelled")
+        if not live:
+            self.scope.cancel()
+
+    def patience(self, seconds: float | None) -> anyio.CancelScope:
+        """A scope for one try of the call, which ends after `seconds`."""
+        deadline = math.inf if seconds is None else anyio.current_time() + seconds
+        self._patience = anyio.CancelScope(deadline=deadline)
+        return self._patience
+
+    def cut_alone(self, run: Run) -> bool:
+        """Whether it is this call that is being cut, and not its run."""
+        if not self.scope.cancel_called and not (self._patience is not None and self._patience.cancel_called):
+            return False
+        return not any(each.scope is not None and each.scope.cancel_called for each in run.lineage())

@@ -1,0 +1,151 @@
+"""Pausing a run for a person, and going on with it.
+
+Whatever waits for a person unwinds to the run's executor, which publishes the paused event. A member's pause is one
+of its team's: the call that delegated to it stays due. Going on executes the same run once more, whose loop begins
+with the calls that are due; a delegation then goes on with the member that it had, or takes what that one left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from kern_async.exceptions import ConfigurationError, RunNotContinuable
+from kern_async.run.base import BaseOutput, RunStatus
+from kern_async.run.requirement import RunRequirement
+from kern_async.run.tool import ToolExecution
+from kern_async.tools import Function
+
+from . import registry
+from .ending import waiting_for
+from .run import Run
+
+
+class Pausing(BaseException):
+    """Unwinds work that waits for a person, up to its run. No `Exception`, for a hook or a tool must not handle it."""
+
+
+def ask_person(run: Run, function: Function, execution: ToolExecution, arguments: dict[str, Any]) -> None:
+    """Have the run wait with this call for what the tool requires."""
+    execution.tool_args = arguments
+    execution.requires_confirmation = function.requires_confirmation
+    execution.external_execution_required = function.external_execution
+    if function.requires_user_input:
+        execution.requires_user_input = True
+        execution.user_input_schema = function.user_input_schema(arguments)
+    requirement = RunRequirement(tool_execution=execution, run_id=run.id)
+    requirement.tool_execution = execution  # the very object: what is decided there is decided
+    if run.parent is not None:
+        requirement.member_agent_id = run.owner.id
+        requirement.member_agent_name = run.owner.name
+        requirement.member_run_id = run.id
+    run.requirements[execution.tool_call_id] = requirement
+
+
+def find_paused(run_id: str, *, kind: str, owner_id: str, session_id: str | None = None) -> Run:
+    """The paused run of that agent or team which is to go on.
+
+    Raises:
+        RunNotContinuable: it is no paused run of this process, or not of that owner or session.
+    """
+    run = registry.find(run_id)
+    if run is None:
+        raise RunNotContinuable(
+            f"this process holds no paused run {run_id!r}; a run that has ended or was never started cannot be continued"
+        )
+    if run.parent is not None:
+        raise RunNotContinuable(f"run {run_id!r} is a member's; continue its team's run {run.root.id!r}")
+    if (run.owner.kind, run.owner.id) != (kind, owner_id):
+        raise RunNotContinuable(
+            f"run {run_id!r} belongs to the {run.owner.kind} {run.owner.id!r}, not to the {kind} {owner_id!r}"
+        )
+    if session_id is not None and session_id != run.session_id:
+        raise RunNotContinuable(f"run {run_id!r} belongs to another session than {session_id!r}")
+    _check_resting(run)
+    return run
+
+
+def _check_resting(run: Run) -> None:
+    if not run.resting or run.ended or run.cancelling:
+        state = "has ended" if run.ended else "is being cancelled" if run.cancelling else "is live"
+        raise RunNotContinuable(f"run {run.id!r} {state}; only a paused run can be continued")
+
+
+def check_output(output: BaseOutput) -> None:
+    """Refuse to go on from an output that does not say PAUSED.
+
+    Raises:
+        RunNotContinuable: it says something else.
+    """
+    if output.status is not RunStatus.paused:
+        raise RunNotContinuable(
+            f"run {output.run_id!r} is {output.status.value}; only a PAUSED run can be continued"
+        )
+
+
+def resolve(run: Run, given: Iterable[RunRequirement | dict[str, Any]]) -> None:
+    """Take over what was decided. Requirements that stay open pause the run again.
+
+    Raises:
+        ConfigurationError: one of them is none that this run, or a member of it, waits for.
+    """
+    waiting = {
+        requirement.id: requirement
+        for each in (run, *run.below())
+        if each.resting and not each.ended
+        for call in each.due
+        if (requirement := each.requirements.get(call.id)) is not None
+    }
+    decided: list[tuple[RunRequirement, RunRequirement]] = []
+    for item in given:
+        requirement = _checked(item)
+        own = waiting.get(requirement.id)
+        if own is None or own.tool_execution.tool_call_id != requirement.tool_execution.tool_call_id:
+            known = ", ".join(f"{r.id} ({r.tool_execution.tool_name})" for r in waiting_for(run)) or "none"
+            raise ConfigurationError(
+                f"requirement {requirement.id!r} is none of run {run.id!r}; it waits for: {known}"
+            )
+        decided.append((own, requirement))
+    for own, requirement in decided:
+        mine, theirs = own.tool_execution, requirement.tool_execution
+        if mine is theirs:
+            continue
+        mine.confirmed, mine.confirmation_note = theirs.confirmed, theirs.confirmation_note
+        mine.answered = theirs.answered
+        if mine.external_execution_required:
+            mine.result = theirs.result
+        values = {field.name: field.value for field in theirs.user_input_schema or ()}
+        for field in mine.user_input_schema or ():
+            field.value = values.get(field.name, field.value)
+
+
+def _checked(item: Any) -> RunRequirement:
+    if isinstance(item, RunRequirement):
+        return item
+    if isinstance(item, dict):
+        try:
+            return RunRequirement.from_dict(cast("dict[str, Any]", item))
+        except ValidationError as error:
+            raise ConfigurationError(f"{item!r} is no requirement: {error}") from error
+    raise ConfigurationError(f"a requirement is a RunRequirement or its dict, not {item!r}")
+
+
+def enter_again(run: Run) -> None:
+    """Reserve the next attempt of a paused run.
+
+    Raises:
+        RunNotContinuable: somebody else has it, or the run was cancelled.
+    """
+    _check_resting(run)
+    if not run.attempt.first("continue"):
+        raise RunNotContinuable(f"run {run.id!r} is being continued already")
+
+
+def leave_unstarted(run: Run) -> None:
+    """Give back what a reader reserved that is dropped before it began."""
+    if run.attempt.number:
+        run.attempt.release("continue")
+    else:
+        registry.unregister(run)

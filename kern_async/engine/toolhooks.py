@@ -1,0 +1,7 @@
+"""placeholder"""
+
+from typing import Any
+
+
+async def call_through(*args: Any, **options: Any) -> Any:
+    raise NotImplementedError
