@@ -100,6 +100,7 @@ async def _converse(run: Run, plan: Plan) -> int:
                 return answer
             answer = len(run.text)
         if run.halted:
+            await run.checkpoint()  # an urgent cancel is on its way here
             return answer
         _hears(run)
         try:
