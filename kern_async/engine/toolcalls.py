@@ -94,9 +94,10 @@ class _Turn:
             return
         run.messages.extend(answers[index] for index in sorted(answers))
         run.due = [call.asked for index, call in enumerate(self._calls) if index not in answers]
-        for index in answers:
-            # A later call may have the same id, and nobody was asked about that one.
-            run.requirements.pop(self._calls[index].asked.id, None)
+        # A later call may have the id of one that is answered, and nobody was asked about that one.
+        due = {call.id for call in run.due}
+        for call_id in run.requirements.keys() - due:
+            del run.requirements[call_id]
 
 
 @dataclass(frozen=True, kw_only=True)
