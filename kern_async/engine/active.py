@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,6 +12,26 @@ from kern_async.run.tool import ToolExecution
 
 if TYPE_CHECKING:
     from .run import Run
+
+
+class _Part:
+    """A scope inside a call, and its place among those that may be what is cut."""
+
+    def __init__(self, parts: list[anyio.CancelScope], scope: anyio.CancelScope) -> None:
+        self._parts = parts
+        self._scope = scope
+
+    def __enter__(self) -> anyio.CancelScope:
+        self._parts.append(self._scope)
+        return self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            return self._scope.__exit__(kind, error, trace)
+        finally:
+            self._parts.remove(self._scope)
 
 
 class ActiveCall:
@@ -28,7 +49,7 @@ class ActiveCall:
         """Whether nobody waits for it any more: what it still does goes nowhere."""
         self.scope = anyio.CancelScope()
         """Round all of the call; a cancel of just this call cuts it."""
-        self._patience: anyio.CancelScope | None = None
+        self._parts: list[anyio.CancelScope] = []
         self._slot: dict[str, str] = {}
 
     @property
@@ -58,14 +79,13 @@ class ActiveCall:
         if not live:
             self.scope.cancel()
 
-    def patience(self, seconds: float | None) -> anyio.CancelScope:
-        """A scope for one try of the call, which ends after `seconds`."""
+    def patience(self, seconds: float | None) -> _Part:
+        """A scope for one try of the call, or for what a hook asks for; it ends after `seconds`."""
         deadline = math.inf if seconds is None else anyio.current_time() + seconds
-        self._patience = anyio.CancelScope(deadline=deadline)
-        return self._patience
+        return _Part(self._parts, anyio.CancelScope(deadline=deadline))
 
     def cut_alone(self, run: Run) -> bool:
         """Whether it is this call that is being cut, and not its run."""
-        if not self.scope.cancel_called and not (self._patience is not None and self._patience.cancel_called):
+        if not any(scope.cancel_called for scope in (self.scope, *self._parts)):
             return False
         return not any(each.scope is not None and each.scope.cancel_called for each in run.lineage())
