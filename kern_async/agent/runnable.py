@@ -16,7 +16,7 @@ from kern_async.engine import control, registry
 from kern_async.engine.execute import execute
 from kern_async.engine.loop import body_of
 from kern_async.engine.pausing import check_output, enter_again, find_paused, resolve
-from kern_async.engine.plan import Hook, Plan
+from kern_async.engine.plan import Hook, Plan, RunHook
 from kern_async.engine.run import Owner, Run
 from kern_async.engine.stream import RunStream, SyncRunStream
 from kern_async.exceptions import ConfigurationError
@@ -109,7 +109,8 @@ class Runnable(Generic[EventT, OutputT]):
         tools: functions, `@tool`s and toolkits.
         tool_choice: `auto`, `none`, `required`, or a tool's name.
         tool_call_limit: how many tool calls a run may make; further ones are refused.
-        pre_hooks, post_hooks: called before and after the work; what they raise ends the run.
+        pre_hooks, post_hooks: functions and guardrails, called before and after the work; what they raise ends
+            the run.
         output_schema: a pydantic class or JSON schema; `content` of a completed run is then its object.
         session_id, user_id, session_state, dependencies, metadata: defaults of its runs.
         enable_agentic_state: gives the model a tool that changes `session_state`.
@@ -144,8 +145,8 @@ class Runnable(Generic[EventT, OutputT]):
     tool_choice: str | dict[str, Any] | None = None
     tool_call_limit: int | None = None
     tool_hooks: Sequence[Hook] = ()
-    pre_hooks: Sequence[Hook] = ()
-    post_hooks: Sequence[Hook] = ()
+    pre_hooks: Sequence[RunHook] = ()
+    post_hooks: Sequence[RunHook] = ()
     output_schema: Schema | None = None
     session_id: str | None = None
     user_id: str | None = None

@@ -7,21 +7,23 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
+from kern_async.guardrails import BaseGuardrail
 from kern_async.run.base import Work
 
 from .calls import call_user
-from .plan import Hook, Plan
+from .plan import Hook, Plan, RunHook
 from .run import Run
 
 
 async def run_hooks(
-    run: Run, plan: Plan, hooks: Sequence[Hook], when: Literal["Pre", "Post"], **given: Any
+    run: Run, plan: Plan, hooks: Sequence[RunHook], when: Literal["Pre", "Post"], **given: Any
 ) -> None:
     """Call the hooks one after another; a sync one in a thread, and a cancel interrupts either.
 
     A hook gets those of `run_input | run_output, run_context, agent | team, session, user_id, metadata` that
-    its signature names. What it raises ends the run.
+    its signature names; a guardrail gets the input or output. What it raises ends the run.
     """
+    shown = given.get("run_input", given.get("run_output"))
     given |= {
         "run_context": run.context,
         run.owner.kind: plan.owner,
@@ -33,17 +35,25 @@ async def run_hooks(
         await run.checkpoint()
         name = getattr(hook, "__name__", type(hook).__name__)
         work = Work(kind="hook", name=name, run_id=run.id)
-        call: Callable[[], Any] = partial(hook, **_declared(hook, given))
+        call: Callable[[], Any]
+        if isinstance(hook, BaseGuardrail):
+            on_loop = hook.checks_async
+            call = partial(hook.async_check if on_loop else hook.check, shown)
+        else:
+            on_loop = is_async(hook)
+            call = partial(hook, **declared(hook, given))
         run.emit(f"{when}HookStarted", hook_name=name)
-        await call_user(run, work, call, is_async=_is_async(hook))
+        await call_user(run, work, call, is_async=on_loop)
         run.emit(f"{when}HookCompleted", hook_name=name)
 
 
-def _is_async(hook: Hook) -> bool:
+def is_async(hook: Hook) -> bool:
+    """Whether calling the hook gives an awaitable."""
     return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
 
 
-def _declared(hook: Hook, given: dict[str, Any]) -> dict[str, Any]:
+def declared(hook: Hook, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the given values that the hook's signature names; all, where it takes any."""
     parameters = inspect.signature(hook).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return given

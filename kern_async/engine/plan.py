@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from kern_async.guardrails import BaseGuardrail
 from kern_async.models.base import Model
 from kern_async.run.message import Message
 from kern_async.tools import Function
@@ -15,6 +16,8 @@ from kern_async.tools import Function
 from .run import Run
 
 Hook = Callable[..., Any]
+RunHook = Hook | BaseGuardrail
+"""What `pre_hooks` and `post_hooks` take."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -35,8 +38,8 @@ class Plan:
     tool_call_limit: int | None = None
     output_schema: type[BaseModel] | dict[str, Any] | None = None
     tool_hooks: Sequence[Hook] = ()
-    pre_hooks: Sequence[Hook] = ()
-    post_hooks: Sequence[Hook] = ()
+    pre_hooks: Sequence[RunHook] = ()
+    post_hooks: Sequence[RunHook] = ()
     retries: int = 0
     delay_between_retries: float = 1.0
     exponential_backoff: bool = False

@@ -24,6 +24,7 @@ from kern_async.tools import Function, FunctionCall
 
 from .active import ActiveCall
 from .calls import call_async, call_sync, call_user, noting
+from .hooks import declared, is_async
 from .link import Link
 from .plan import Hook
 from .run import Run
@@ -93,7 +94,7 @@ class _Chain:
 
     async def tell(self, hook: Hook, made: FunctionCall) -> None:
         """Call a `pre_hook` or `post_hook`, which may change `made`."""
-        given = _declared(hook, self._given, fc=made, function_call=made)
+        given = declared(hook, self._given | {"fc": made, "function_call": made})
         await call_user(
             self.run,
             self.work_of(hook),
@@ -113,18 +114,17 @@ class _Chain:
 
         desk = _Desk(self, self.work_of(hook), inside)
         name, ask, shown = self._function.name, desk.ask, dict(arguments)
-        given = _declared(
-            hook,
-            self._given,
-            function_name=name,
-            name=name,
-            function_call=ask,
-            function=ask,
-            func=ask,
-            arguments=shown,
-            args=shown,
-        )
-        return await desk.serve(lambda: hook(**given), is_async=is_async(hook))
+        given = self._given | {
+            "function_name": name,
+            "name": name,
+            "function_call": ask,
+            "function": ask,
+            "func": ask,
+            "arguments": shown,
+            "args": shown,
+        }
+        wanted = declared(hook, given)
+        return await desk.serve(lambda: hook(**wanted), on_loop=is_async(hook))
 
 
 class _Request:
@@ -185,10 +185,10 @@ class _Desk:
 
     # The run's side.
 
-    async def serve(self, hook: Callable[[], Any], *, is_async: bool) -> Any:
+    async def serve(self, hook: Callable[[], Any], *, on_loop: bool) -> Any:
         """Have the hook called, and perform what it asks for until it is over."""
         async with anyio.create_task_group() as group:
-            group.start_soon(self._watch, hook, is_async, name=f"kern-hook {self._work.name}")
+            group.start_soon(self._watch, hook, on_loop, name=f"kern-hook {self._work.name}")
             try:
                 with noting(self._run, self._work, self._chain.within):
                     while not self._over.is_set():
@@ -217,10 +217,10 @@ class _Desk:
         finally:
             del error  # its traceback refers to this frame
 
-    async def _watch(self, hook: Callable[[], Any], is_async: bool) -> None:
+    async def _watch(self, hook: Callable[[], Any], on_loop: bool) -> None:
         run, work, within = self._run, self._work, self._chain.within
         try:
-            if is_async:
+            if on_loop:
                 self._result = await call_async(run, work, hook, within=within)
                 return
             self._in_thread = True
@@ -328,17 +328,3 @@ class _Desk:
         self._open[request] = None
         self._pending.append(request)
         self._news.set()
-
-
-def is_async(hook: Hook) -> bool:
-    """Whether calling the hook gives a coroutine."""
-    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
-
-
-def _declared(hook: Hook, common: dict[str, Any], **given: Any) -> dict[str, Any]:
-    """Those of the values that the hook's signature names; all for `**keywords`."""
-    given = common | given
-    parameters = inspect.signature(hook).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return given
-    return {name: value for name, value in given.items() if name in parameters}
