@@ -7,17 +7,17 @@ import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, ClassVar, Generic, Literal, TypeVar, Unpack, cast, overload
 
 import anyio
-from pydantic import BaseModel
 
 from kern_async.engine import control, registry
 from kern_async.engine.execute import execute
 from kern_async.engine.loop import body_of
-from kern_async.engine.pausing import check_output, enter_again, find_paused, resolve
+from kern_async.engine.owner import Owner
+from kern_async.engine.pausing import check_output, decisions_for, enter_again, find_paused
 from kern_async.engine.plan import Hook, Plan, RunHook
-from kern_async.engine.run import Owner, Run
+from kern_async.engine.run import Run
 from kern_async.engine.stream import RunStream, SyncRunStream
 from kern_async.exceptions import ConfigurationError
 from kern_async.models.base import Model
@@ -29,6 +29,7 @@ from kern_async.run.requirement import RunRequirement
 from kern_async.tools import Function, Toolkit
 from kern_async.tools.toolkit import collect
 
+from .agentic_state import update_session_state
 from .arguments import (
     check_count,
     check_limits,
@@ -39,45 +40,10 @@ from .arguments import (
     checked_input,
     slug,
 )
+from .options import ContinueOptions, Input, RunOptions, Schema, known
 
 EventT = TypeVar("EventT")
 OutputT = TypeVar("OutputT")
-Input = str | Message | list[Message] | dict[str, Any] | BaseModel
-Schema = type[BaseModel] | dict[str, Any]
-
-
-class RunOptions(TypedDict, total=False):
-    """What `run` and `arun` take besides the input.
-
-    `timeout` is in seconds, for the run and everything below it. `stream_events`: see `Runnable.arun`.
-    """
-
-    stream_events: bool
-    run_id: str | None
-    session_id: str | None
-    user_id: str | None
-    session_state: dict[str, Any] | None
-    dependencies: dict[str, Any] | None
-    metadata: dict[str, Any] | None
-    output_schema: Schema | None
-    background: bool
-    timeout: float | None
-    limits: RunLimits | None
-
-
-class ContinueOptions(TypedDict, total=False):
-    """What `continue_run` and `acontinue_run` take besides what they continue.
-
-    `timeout` is in seconds, for this attempt and everything below it. `input` is a message before the next model
-    request. `stream_events`: see `Runnable.arun`.
-    """
-
-    run_id: str | None
-    session_id: str | None
-    requirements: Sequence[RunRequirement | dict[str, Any]] | None
-    input: str | None
-    stream_events: bool
-    timeout: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -236,7 +202,7 @@ class Runnable(Generic[EventT, OutputT]):
             ConfigurationError: the input or an option is wrong (at the call).
             RunIdInUse: a live run has the run id (at the call when streamed, else at the await).
         """
-        run, stream_events = self._prepare(input, **_known("arun", options))
+        run, stream_events = self._prepare(input, **known("arun", options))
         if stream:
             return RunStream(run, run.body, stream_events=stream_events, yield_run_output=yield_run_output)
         return self._drive(run, registry.register)
@@ -276,7 +242,7 @@ class Runnable(Generic[EventT, OutputT]):
             RunIdInUse: a live run has the run id.
             RuntimeError: called on the background loop itself, or while the interpreter exits.
         """
-        run, stream_events = self._prepare(input, **_known("run", options))
+        run, stream_events = self._prepare(input, **known("run", options))
         reader: SyncRunStream[Any, OutputT] = SyncRunStream(
             run, run.body, stream_events=stream_events, yield_run_output=yield_run_output
         )
@@ -331,18 +297,13 @@ class Runnable(Generic[EventT, OutputT]):
                 (at the call; the second of two that were awaited, at the await).
             ConfigurationError: a requirement is not the run's, or an option is wrong (at the call).
         """
-        run, stream_events = self._prepare_again(
-            run_response, **_known("acontinue_run", options, ContinueOptions)
-        )
+        given = known("acontinue_run", options, ContinueOptions)
+        run, enter, stream_events = self._prepare_again(run_response, **given)
         if stream:
             return RunStream(
-                run,
-                run.body,
-                stream_events=stream_events,
-                yield_run_output=yield_run_output,
-                enter=enter_again,
+                run, run.body, stream_events=stream_events, yield_run_output=yield_run_output, enter=enter
             )
-        return self._drive(run, enter_again)
+        return self._drive(run, enter)
 
     @overload
     def continue_run(
@@ -375,11 +336,10 @@ class Runnable(Generic[EventT, OutputT]):
             RunNotContinuable, ConfigurationError: as for `acontinue_run`, at the call.
             RuntimeError: called on the background loop itself, or while the interpreter exits.
         """
-        run, stream_events = self._prepare_again(
-            run_response, **_known("continue_run", options, ContinueOptions)
-        )
+        given = known("continue_run", options, ContinueOptions)
+        run, enter, stream_events = self._prepare_again(run_response, **given)
         reader: SyncRunStream[Any, OutputT] = SyncRunStream(
-            run, run.body, stream_events=stream_events, yield_run_output=yield_run_output, enter=enter_again
+            run, run.body, stream_events=stream_events, yield_run_output=yield_run_output, enter=enter
         )
         return reader if stream else reader.wait()
 
@@ -393,7 +353,7 @@ class Runnable(Generic[EventT, OutputT]):
         input: str | None = None,
         stream_events: bool = False,
         timeout: float | None = None,
-    ) -> tuple[Run, bool]:
+    ) -> tuple[Run, Callable[[Run], None], bool]:
         for what, text in (("run_id", run_id), ("session_id", session_id), ("input", input)):
             check_text(what, text)
         check_seconds("timeout", timeout)
@@ -412,12 +372,9 @@ class Runnable(Generic[EventT, OutputT]):
         if run_id is None:
             raise ConfigurationError("which run is to go on? Give its paused output, or run_id=")
         run = find_paused(run_id, kind=self._kind, owner_id=self.id, session_id=session_id)
-        resolve(run, requirements or ())
-        if timeout is not None:
-            run.timeout = timeout
-        if input is not None:
-            run.inbox.put(input)
-        return run, stream_events
+        decisions = decisions_for(run, requirements or ())
+        enter = partial(enter_again, decisions=decisions, message=input, timeout=timeout)
+        return run, enter, stream_events
 
     def _prepare(
         self,
@@ -628,22 +585,3 @@ class Runnable(Generic[EventT, OutputT]):
                     async for event in events:  # the run has ended: this does not wait
                         view.show(cast(Any, event))
                     raise
-
-
-OptionsT = TypeVar("OptionsT", RunOptions, ContinueOptions)
-
-
-def _known(verb: str, options: OptionsT, known: type[TypedDict] = RunOptions) -> OptionsT:  # type: ignore[valid-type]
-    if unknown := options.keys() - known.__annotations__.keys():
-        raise TypeError(f"{verb}() got an unexpected keyword argument {min(unknown)!r}")
-    return options
-
-
-def update_session_state(session_state_updates: dict[str, Any], context: RunContext) -> str:
-    """Change the session state.
-
-    Args:
-        session_state_updates: The keys to set, with their new values.
-    """
-    context.session_state.update(session_state_updates)
-    return f"Session state is now {context.session_state}."

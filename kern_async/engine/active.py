@@ -34,6 +34,10 @@ class _Part:
             self._parts.remove(self._scope)
 
 
+CALL_CUT = "its tool call was cancelled"
+"""The reason of a member's run that ends with the call that it was for."""
+
+
 class ActiveCall:
     """One tool call of a run, from its start to its result or its pause.
 
@@ -75,7 +79,7 @@ class ActiveCall:
     def _cut(self) -> None:
         live = [member for member in self.members if not member.ended]
         for member in live:
-            member.cancel("request", "its tool call was cancelled")
+            member.cancel("request", CALL_CUT)
         if not live:
             self.scope.cancel()
 
@@ -84,8 +88,13 @@ class ActiveCall:
         deadline = math.inf if seconds is None else anyio.current_time() + seconds
         return _Part(self._parts, anyio.CancelScope(deadline=deadline))
 
+    @property
+    def cut(self) -> bool:
+        """Whether this call, or what is under way of it, is being cut."""
+        return any(scope.cancel_called for scope in (self.scope, *self._parts))
+
     def cut_alone(self, run: Run) -> bool:
         """Whether it is this call that is being cut, and not its run."""
-        if not any(scope.cancel_called for scope in (self.scope, *self._parts)):
-            return False
-        return not any(each.scope is not None and each.scope.cancel_called for each in run.lineage())
+        return self.cut and not any(
+            each.scope is not None and each.scope.cancel_called for each in run.lineage()
+        )

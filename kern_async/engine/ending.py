@@ -63,12 +63,13 @@ def end_of(run: Run, outcome: Outcome) -> tuple[str, dict[str, Any]]:
 
 
 def waiting_for(run: Run) -> Iterator[RunRequirement]:
-    """What this run and those below it wait for, in the order of their calls."""
+    """What this run waits for, and then what those below it do, each in the order of the calls."""
     for call in run.due:
         if (requirement := run.requirements.get(call.id)) is not None and not requirement.is_resolved():
             yield requirement
-    for member in run.children:
-        if member.resting and not member.ended:
+    places = {execution.child_run_id: place for place, execution in enumerate(run.tools)}
+    for member in sorted(run.children, key=lambda member: places.get(member.id, 0)):
+        if member.resting and not member.ended and not member.cancelling:
             yield from waiting_for(member)
 
 

@@ -14,7 +14,7 @@ from kern_async.run.base import RunStatus
 from kern_async.run.message import Message
 
 from .budget import LimitReached, end_at_limit
-from .ending import draft_of
+from .ending import draft_of, waiting_for
 from .execute import Body
 from .generate import GO_ON, back_off, generate
 from .hooks import run_hooks
@@ -41,24 +41,18 @@ async def work(run: Run, plan: Plan) -> None:
 
     A cancel interrupts any of it, or, a graceful one, has it return at the next boundary.
     """
-    progress = run.progress
-    try:
-        if not progress.prepared:
-            if plan.pre_hooks:
-                await run_hooks(run, plan, plan.pre_hooks, "Pre", run_input=run.input)
-            run.messages[:] = await plan.messages(run)
-            progress.prepared = True
-        if plan.open is not None and not progress.opened:
-            progress.phase = "tools"
-            await plan.open(run)
-            end_at_limit(run)
-        progress.opened = True
-        answer = await _rounds(run, plan)
-    except Pausing:
-        run.claim(RunStatus.paused)
-        return
-    finally:
-        progress.phase = None
+    answer = None
+    while answer is None:
+        gone = _gone(run)
+        try:
+            answer = await _work_on(run, plan)
+        except Pausing:
+            # Whom it waited for may have been cancelled in the meantime: then it need not pause.
+            if any(waiting_for(run)) or _gone(run) == gone:
+                run.claim(RunStatus.paused)
+                return
+        finally:
+            run.progress.phase = None
     if run.halted:
         run.claim(RunStatus.cancelled, "parent")  # unless it was cancelled itself
         return
@@ -67,6 +61,27 @@ async def work(run: Run, plan: Plan) -> None:
     run.emit("RunContentCompleted")
     if plan.post_hooks:
         await _post_hooks(run, plan)
+
+
+def _gone(run: Run) -> int:
+    """How many members have ended, or are about to."""
+    return sum(member.ended or member.cancelling for member in run.children)
+
+
+async def _work_on(run: Run, plan: Plan) -> int:
+    """From where the run has come to until its answer; see `_rounds`."""
+    progress = run.progress
+    if not progress.prepared:
+        if plan.pre_hooks:
+            await run_hooks(run, plan, plan.pre_hooks, "Pre", run_input=run.input)
+        run.messages[:] = await plan.messages(run)
+        progress.prepared = True
+    if plan.open is not None and not progress.opened:
+        progress.phase = "tools"
+        await plan.open(run)
+        end_at_limit(run)
+    progress.opened = True
+    return await _rounds(run, plan)
 
 
 async def _rounds(run: Run, plan: Plan) -> int:

@@ -85,40 +85,33 @@ def check_output(output: BaseOutput) -> None:
         )
 
 
-def resolve(run: Run, given: Iterable[RunRequirement | dict[str, Any]]) -> None:
-    """Take over what was decided. Requirements that stay open pause the run again.
+def decisions_for(run: Run, given: Iterable[RunRequirement | dict[str, Any]]) -> list[RunRequirement]:
+    """What was decided, checked: see `enter_again`. Requirements that stay open pause the run again.
 
     Raises:
         ConfigurationError: one of them is none that this run, or a member of it, waits for.
     """
-    waiting = {
+    decisions = [_checked(item) for item in given]
+    waiting = _waiting(run)
+    for decision in decisions:
+        own = waiting.get(decision.id)
+        if own is None or own.tool_execution.tool_call_id != decision.tool_execution.tool_call_id:
+            _check_resting(run)
+            known = ", ".join(f"{r.id} ({r.tool_execution.tool_name})" for r in waiting_for(run)) or "none"
+            raise ConfigurationError(
+                f"requirement {decision.id!r} is none of run {run.id!r}; it waits for: {known}"
+            )
+    return decisions
+
+
+def _waiting(run: Run) -> dict[str, RunRequirement]:
+    return {
         requirement.id: requirement
         for each in (run, *run.below())
         if each.resting and not each.ended
         for call in each.due
         if (requirement := each.requirements.get(call.id)) is not None
     }
-    decided: list[tuple[RunRequirement, RunRequirement]] = []
-    for item in given:
-        requirement = _checked(item)
-        own = waiting.get(requirement.id)
-        if own is None or own.tool_execution.tool_call_id != requirement.tool_execution.tool_call_id:
-            known = ", ".join(f"{r.id} ({r.tool_execution.tool_name})" for r in waiting_for(run)) or "none"
-            raise ConfigurationError(
-                f"requirement {requirement.id!r} is none of run {run.id!r}; it waits for: {known}"
-            )
-        decided.append((own, requirement))
-    for own, requirement in decided:
-        mine, theirs = own.tool_execution, requirement.tool_execution
-        if mine is theirs:
-            continue
-        mine.confirmed, mine.confirmation_note = theirs.confirmed, theirs.confirmation_note
-        mine.answered = theirs.answered
-        if mine.external_execution_required:
-            mine.result = theirs.result
-        values = {field.name: field.value for field in theirs.user_input_schema or ()}
-        for field in mine.user_input_schema or ():
-            field.value = values.get(field.name, field.value)
 
 
 def _checked(item: Any) -> RunRequirement:
@@ -132,8 +125,14 @@ def _checked(item: Any) -> RunRequirement:
     raise ConfigurationError(f"a requirement is a RunRequirement or its dict, not {item!r}")
 
 
-def enter_again(run: Run) -> None:
-    """Reserve the next attempt of a paused run.
+def enter_again(
+    run: Run,
+    *,
+    decisions: Iterable[RunRequirement] = (),
+    message: str | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Reserve the next attempt of a paused run, and take over what was decided for it.
 
     Raises:
         RunNotContinuable: somebody else has it, or the run was cancelled.
@@ -141,6 +140,26 @@ def enter_again(run: Run) -> None:
     _check_resting(run)
     if not run.attempt.first("continue"):
         raise RunNotContinuable(f"run {run.id!r} is being continued already")
+    waiting = _waiting(run)
+    for decision in decisions:
+        if (own := waiting.get(decision.id)) is not None:  # else it was cancelled since
+            _take_over(own.tool_execution, decision.tool_execution)
+    if message is not None:
+        run.inbox.put(message)
+    if timeout is not None:
+        run.timeout = timeout
+
+
+def _take_over(mine: ToolExecution, theirs: ToolExecution) -> None:
+    if mine is theirs:
+        return
+    mine.confirmed, mine.confirmation_note = theirs.confirmed, theirs.confirmation_note
+    mine.answered = theirs.answered
+    if mine.external_execution_required:
+        mine.result = theirs.result
+    values = {field.name: field.value for field in theirs.user_input_schema or ()}
+    for field in mine.user_input_schema or ():
+        field.value = values.get(field.name, field.value)
 
 
 def leave_unstarted(run: Run) -> None:

@@ -14,18 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 
 from kern_async.backend import EventLoop
-from kern_async.run import agent, team
 from kern_async.run.base import (
     BaseEvent,
     CancellationStage,
     CancelledBy,
-    CustomEvent,
     RunInput,
     RunMetrics,
     RunStatus,
@@ -39,7 +37,7 @@ from kern_async.run.tool import ToolExecution
 from kern_async.run.trusted import trusted
 
 from . import registry
-from .active import ActiveCall
+from .active import CALL_CUT, ActiveCall
 from .attempt import Attempt, Outcome, Urgency
 from .ending import CUT, UNSET, RunOutputs, answer_to, end_of, frozen, kept_events, output_of
 from .inbox import Inbox
@@ -47,6 +45,8 @@ from .inflight import names_in_flight
 from .link import Link
 from .log import EventLog
 from .observe import log, wanted
+from .owner import EVENTS, Owner
+from .progress import Progress
 from .stragglers import list_straggler
 
 BLOCKED_AFTER = 0.25
@@ -54,43 +54,6 @@ BLOCKED_AFTER = 0.25
 
 current_run: ContextVar[Run | None] = ContextVar("kern_async_run", default=None)
 """The run whose code is executing."""
-
-
-def _by_name(*events: type[BaseEvent]) -> dict[str, type[BaseEvent]]:
-    return {str(event.model_fields["event"].default).removeprefix("Team"): event for event in events}
-
-
-_EVENTS = {
-    "agent": _by_name(*get_args(agent.AgentEvent)),
-    "team": _by_name(*get_args(team.TeamOwnEvent), CustomEvent),
-}
-"""Each kind's events, under the names of the agent's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The agent or team whose run it is."""
-
-    kind: Literal["agent", "team"]
-    id: str
-    name: str | None
-
-
-@dataclass(eq=False, slots=True)
-class Progress:
-    """How far a run's loop has come: what a further attempt goes on from."""
-
-    phase: Literal["model", "tools"] | None = None
-    """What the turn is at; None between turns."""
-    prepared: bool = False
-    """Whether its pre-hooks have run and its conversation has begun."""
-    opened: bool = False
-    """Whether what comes before the first model request is done."""
-    rounds: int = 0
-    exceeded: tuple[Run, str] | None = None
-    """The limit that the turn would have passed, and the run whose it is."""
-    stops: bool = False
-    """Whether a finished call of the turn ends the loop, once the others are answered."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -150,6 +113,8 @@ class Run:
 
     loop: EventLoop | None = field(default=None, init=False)
     scope: anyio.CancelScope | None = field(default=None, init=False)
+    serves: ActiveCall | None = field(default=None, init=False)
+    """The call of its team's run that it works for."""
     enclosing: Run | None = field(default=None, init=False)
     """The run whose code started this one: the parent, or the run of the tool that called `arun`."""
     outside: CancelledBy = field(default="caller", init=False)
@@ -183,7 +148,7 @@ class Run:
             who[0]: self.owner.id,
             who[1]: self.owner.name,
         }
-        self._events = _EVENTS[self.owner.kind]
+        self._events = EVENTS[self.owner.kind]
         self.content_event = self._events["RunContent"]
 
     # The tree.
@@ -306,9 +271,21 @@ class Run:
                 tools=names_in_flight(since=requested),
             )
         if self.resting:
-            self.settle_claimed()
+            self._settle_at_rest(requested)
         elif self.scope is not None and self.cancelling:
             self._press()
+
+    def _settle_at_rest(self, requested: float) -> None:
+        """End a paused run: alone where its root is paused too, else on the loop that executes that."""
+        root = self.root
+        loop = root.loop
+        if loop is None:
+            root.settle_claimed()
+        elif threading.get_ident() == root._thread:
+            self.settle_claimed()
+        else:  # the root has gone on elsewhere in the meantime
+            with suppress(RuntimeError):
+                loop.soon(self._deliver, requested)
 
     def _press(self) -> None:
         """Cut what the urgency of the cancel does not let finish; the rest stops at its next boundary."""
@@ -396,18 +373,16 @@ class Run:
     def feel_cut(self) -> None:
         """Claim the end for whoever cut this run's work, at the first place that feels it: before the settling.
 
-        A `cancel` has claimed already. Otherwise it was the outermost deadline that has passed, or, where none
-        has, somebody outside of the root.
+        A `cancel` has claimed already. Otherwise it was the outermost deadline that has passed or call that was cut,
+        or, where there is none, somebody outside of the root.
         """
-        cut = None
+        cut, by, reason = self.root, self.root.outside, None
         for run in self.lineage():
             if run.scope is not None and run.scope.cancel_called:
-                cut = run
-        if cut is None:
-            cut = self.root
-            cut.claim(RunStatus.cancelled, cut.outside)
-        else:
-            cut.claim(RunStatus.cancelled, "deadline", cut.deadline_reason)
+                cut, by, reason = run, "deadline", run.deadline_reason
+            if run.serves is not None and run.serves.cut:
+                cut, by, reason = run, "parent", CALL_CUT
+        cut.claim(RunStatus.cancelled, by, reason)
         cut.attempt.urge("now")
         for run in self.lineage():
             if run is cut:

@@ -158,6 +158,7 @@ class Delegation:
 
     def _link(self, child: Run, tool_call_id: str | None) -> None:
         if (call := self.run.calls.get(tool_call_id or "")) is not None:
+            child.serves = call
             call.members.append(child)
             call.execution.child_run_id = child.id if len(call.members) == 1 else None
 

@@ -8,7 +8,7 @@ from typing import Any
 TERMINAL = ("RunCompleted", "RunError", "RunCancelled")
 
 
-def check_attempts(events: Sequence[Any]) -> None:
+def check_attempts(events: Sequence[Any]) -> None:  # noqa: C901 - one rule after the other
     """One terminal or paused event an attempt, its last; what an attempt opens it closes; indexes go on."""
     assert [event.event_index for event in events] == list(range(len(events)))
     state: dict[str, str] = {}
@@ -45,5 +45,9 @@ def check_attempts(events: Sequence[Any]) -> None:
             assert all(state[child] != "live" for child in below), "a team came to rest before its member"
             if name in TERMINAL:
                 assert all(state[child] == "ended" for child in below), "a team ended before its member"
-            said = [e.content for e in events[: event.event_index] if e.run_id == run and e.event[-10:] == "RunContent"]
+            said = [
+                e.content
+                for e in events[: event.event_index]
+                if e.run_id == run and e.event[-10:] == "RunContent"
+            ]
             assert (event.content or "") == "".join(said)

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from ..agent.crew import Crew, events_of, names
-from ..engine.invariants import check_messages
-from .attempts import check_attempts
 from kern_async import Agent, RunStatus, cancel_run, tool
 from kern_async.run.agent import RunOutput
 from kern_async.run.cancel import get_active_runs
 from kern_async.testing import Text, ToolCall
+
+from ..agent.crew import Crew, events_of, names
+from ..engine.invariants import check_messages
+from .attempts import check_attempts
 
 done: list[Any] = []
 
@@ -44,7 +45,6 @@ async def send(subject: str, address: str) -> str:
 @tool(external_execution=True)
 def shell(command: str) -> str:
     """Run a command elsewhere."""
-    ...
 
 
 async def look() -> str:
@@ -53,8 +53,12 @@ async def look() -> str:
     return "nothing there"
 
 
-async def paused(crew: Crew, *calls: ToolCall, then: str = "All done.", **options: Any) -> tuple[Agent, RunOutput]:
-    agent = crew.agent("Solo", [Text("Let me see. "), *calls], Text(then), tools=[delete, send, shell, look], **options)
+async def paused(
+    crew: Crew, *calls: ToolCall, then: str = "All done.", **options: Any
+) -> tuple[Agent, RunOutput]:
+    agent = crew.agent(
+        "Solo", [Text("Let me see. "), *calls], Text(then), tools=[delete, send, shell, look], **options
+    )
     output = await agent.arun("Go.", run_id="the-run")
     assert output.status is RunStatus.paused
     return agent, output
@@ -174,7 +178,11 @@ async def test_the_events_of_each_attempt_are_whole(crew: Crew) -> None:
     assert [t.tool_name for t in end.tools] == ["delete"]
     end.requirements[0].confirm()
     async with agent.acontinue_run(
-        run_id="the-run", requirements=end.requirements, stream=True, stream_events=True, yield_run_output=True
+        run_id="the-run",
+        requirements=end.requirements,
+        stream=True,
+        stream_events=True,
+        yield_run_output=True,
     ) as stream:
         second = [event async for event in stream]
     output = second.pop()
@@ -285,7 +293,9 @@ async def test_a_tool_that_stops_the_run_stops_it_after_the_others_were_answered
         """Give the answer."""
         return "42"
 
-    agent = crew.agent("Solo", [ToolCall("answer"), ToolCall("delete", {"path": "a"})], tools=[answer, delete])
+    agent = crew.agent(
+        "Solo", [ToolCall("answer"), ToolCall("delete", {"path": "a"})], tools=[answer, delete]
+    )
     output = await agent.arun("Go.")
     assert output.is_paused
     output.active_requirements[0].confirm()
