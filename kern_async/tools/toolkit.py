@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
-from kern_async.exceptions import ConfigurationError
+import anyio
+
+from kern_async.exceptions import ConfigurationError, ToolError
 
 from .function import Function
 
@@ -22,6 +24,9 @@ class Toolkit:
     Raises:
         ConfigurationError: two tools have one name, or a tool's parameters cannot be told to a model.
     """
+
+    remote: ClassVar[bool] = False
+    """Whether its tools are known only once a run has called `load`."""
 
     def __init__(
         self,
@@ -75,12 +80,21 @@ class Toolkit:
             if name in wanted and name not in self._exclude
         }
 
+    async def load(self) -> Mapping[str, Function]:
+        """The tools by name, fetched from where they are if this toolkit is remote.
+
+        Raises:
+            ToolError: they cannot be fetched.
+            ConfigurationError: as `functions`.
+        """
+        return self.functions
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, functions={list(self._tools)})"
 
 
 def collect(tools: Iterable[Callable[..., Any] | Toolkit | Mapping[str, Any]]) -> dict[str, Function]:
-    """All tools by name, toolkits opened, in the order given.
+    """All tools by name, toolkits opened, in the order given; remote toolkits are left to `load_remote`.
 
     Raises:
         ConfigurationError: two have one name, one is not callable, or cannot be told to a model.
@@ -89,11 +103,52 @@ def collect(tools: Iterable[Callable[..., Any] | Toolkit | Mapping[str, Any]]) -
     for tool in tools:
         if isinstance(tool, Mapping):
             raise ConfigurationError(f"a provider's own tool ({tool!r}) cannot be used here; give a function")
+        if isinstance(tool, Toolkit) and tool.remote:
+            continue
         for function in (
             tool.functions.values() if isinstance(tool, Toolkit) else [Function.from_callable(tool)]
         ):
             _add(collected, function)
     return collected
+
+
+async def load_remote(
+    tools: Iterable[Callable[..., Any] | Toolkit | Mapping[str, Any]],
+    collected: Mapping[str, Function] | None = None,
+    *,
+    on_failure: Callable[[Toolkit, ToolError], None] | None = None,
+) -> dict[str, Function]:
+    """The tools of all remote toolkits among `tools`, loaded side by side, after those already `collected`.
+
+    A toolkit that cannot be loaded is left out and told to `on_failure`. A cancel leaves at once.
+
+    Raises:
+        ToolError: a toolkit cannot be loaded, and there is no `on_failure`.
+        ConfigurationError: two tools have one name.
+    """
+    together = dict(collected or {})
+    kits = [tool for tool in tools if isinstance(tool, Toolkit) and tool.remote]
+    loaded: dict[int, Mapping[str, Function]] = {}
+    failures: dict[int, ToolError | ConfigurationError] = {}
+
+    async def load(index: int, kit: Toolkit) -> None:
+        try:
+            loaded[index] = await kit.load()
+        except (ToolError, ConfigurationError) as error:
+            failures[index] = error
+
+    async with anyio.create_task_group() as group:
+        for index, kit in enumerate(kits):
+            group.start_soon(load, index, kit, name=f"kern-load {kit.name}")
+    for index, kit in enumerate(kits):
+        error = failures.get(index)
+        if isinstance(error, ToolError) and on_failure is not None:
+            on_failure(kit, error)
+        elif error is not None:
+            raise error
+        for function in loaded.get(index, {}).values():
+            _add(together, function)
+    return together
 
 
 def _add(tools: dict[str, Function], function: Function) -> None:
