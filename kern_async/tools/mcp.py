@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self
 from urllib.parse import urlsplit
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from .mcp_session import Address, Session
 
 Transport = Literal["stdio", "sse", "streamable-http"]
+
+_TRIES = 3
 
 
 class MCPTools(Toolkit):
@@ -79,7 +83,7 @@ class MCPTools(Toolkit):
         instructions: str | None = None,
     ) -> None:
         try:  # here, where it costs a second once, and not later on an event loop
-            from . import mcp_session as _
+            importlib.import_module(f"{__package__}.mcp_session")
         except ImportError as error:
             raise ConfigurationError(
                 f"MCPTools needs the extra `mcp` ({error}); install it: pip install 'kern-async[mcp]'"
@@ -92,7 +96,11 @@ class MCPTools(Toolkit):
         if server_params is not None:
             if env is not None or cwd is not None:
                 raise ConfigurationError("env and cwd belong into server_params, or give command=")
-            command, env, cwd = [server_params.command, *server_params.args], server_params.env, server_params.cwd
+            command, env, cwd = (
+                [server_params.command, *server_params.args],
+                server_params.env,
+                server_params.cwd,
+            )
         self._server: Command | Address
         if url is not None:
             if env is not None or cwd is not None:
@@ -113,7 +121,6 @@ class MCPTools(Toolkit):
         self._sessions: dict[object, Session] = {}  # by event loop: the one that takes new requests
         self._alive: set[Session] = set()
         self._blocks: dict[object, int] = {}  # by event loop: how many `async with` are open
-        self._listed: Sequence[Tool] | None = None
         self._functions: dict[str, Function] | None = None
 
     @property
@@ -123,7 +130,9 @@ class MCPTools(Toolkit):
 
     def register(self, tool: Any) -> NoReturn:
         """An MCP server's tools are its own."""
-        raise ConfigurationError(f"{tool!r} cannot be added to an MCP server's tools; give it to the agent itself")
+        raise ConfigurationError(
+            f"{tool!r} cannot be added to an MCP server's tools; give it to the agent itself"
+        )
 
     async def load(self) -> dict[str, Function]:
         """The tools by name; connects, and lists them anew if the server has announced others.
@@ -148,9 +157,9 @@ class MCPTools(Toolkit):
             raise self._too_slow("tools/list") from error
         except Exception as error:
             raise ToolError(f"MCP server {self.name!r} does not list its tools: {error}") from error
-        if session.tools is not self._listed:
-            self._functions = self._chosen(session.tools)
-            self._listed = session.tools
+        if session.functions is None:
+            session.functions = self._chosen(session.tools)
+        self._functions = session.functions
         return self.functions
 
     async def connect(self) -> None:
@@ -209,7 +218,7 @@ class MCPTools(Toolkit):
         from .mcp_session import Session
 
         loop = anyio.lowlevel.current_token().native_token
-        while True:
+        for _ in range(_TRIES):
             session = self._sessions.get(loop)
             if session is None or session.closing:
 
@@ -227,14 +236,15 @@ class MCPTools(Toolkit):
                 raise ToolError(str(session.error))
             if not session.closing:
                 return session
+        raise ToolError(f"MCP server {self.name!r} ends as soon as it is connected")
 
     async def _call(self, tool: str, arguments: dict[str, Any], context: RunContext | None) -> CallToolResult:
-        async def progress(done: float, total: float | None, message: str | None) -> None:
+        async def told(progress: float, total: float | None, message: str | None) -> None:
             if context is not None:
-                context.report(message or (f"{done:g}" if total is None else f"{done:g}/{total:g}"))
+                context.report(message or (f"{progress:g}" if total is None else f"{progress:g}/{total:g}"))
 
         async def send(client: Client) -> CallToolResult:
-            return await client.call_tool(tool, arguments, progress_callback=progress)
+            return await client.call_tool(tool, arguments, progress_callback=told)
 
         session = await self._session()
         try:
@@ -276,18 +286,16 @@ def _command(
     from .mcp_process import Command
 
     if transport not in (None, "stdio"):
-        raise ConfigurationError(f"transport={transport!r} is for a URL; a command is spoken to by \"stdio\"")
+        raise ConfigurationError(f'transport={transport!r} is for a URL; a command is spoken to by "stdio"')
     try:
         argv = shlex.split(command) if isinstance(command, str) else list(command or ())
     except ValueError as error:
         raise ConfigurationError(f"the MCP command {command!r} cannot be split: {error}") from error
     if not argv or not argv[0]:
         raise ConfigurationError(f"the MCP command is empty: {command!r}")
-    if cwd is not None and not os.path.isdir(cwd):
+    if cwd is not None and not Path(cwd).is_dir():
         raise ConfigurationError(f"the MCP command's directory does not exist: {os.fspath(cwd)!r}")
-    program = argv[0]
-    if cwd is not None and os.path.dirname(program):
-        program = os.path.join(cwd, program)
+    program = Path(cwd or ".", argv[0]) if os.sep in argv[0] else argv[0]
     found = shutil.which(program, path=(env or {}).get("PATH"))
     if found is None:
         raise ConfigurationError(
@@ -295,7 +303,7 @@ def _command(
             "install it, or give its full path"
         )
     return Command(
-        argv=(os.path.abspath(found), *argv[1:]),
+        argv=(str(Path(found).absolute()), *argv[1:]),
         env=dict(env or {}),
         cwd=None if cwd is None else os.fspath(cwd),
     )
@@ -316,4 +324,4 @@ def _address(url: str, headers: Mapping[str, str] | None, transport: Transport |
 
 def _short(server: Command | Address) -> str:
     text = str(server)
-    return urlsplit(text).netloc or os.path.basename(text)
+    return urlsplit(text).netloc or Path(text).name

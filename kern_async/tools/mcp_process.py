@@ -27,6 +27,7 @@ _AFTER_EOF = 1.0
 _AFTER_TERM = 1.0
 _AFTER_KILL = 1.0
 _AT_EXIT = 0.5
+_TO_DIE = 0.2
 _POLL = 0.005
 _CHUNK = 65536
 
@@ -74,7 +75,7 @@ class ServerProcess:
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe is None:
                 raise OSError("the server was started without pipes")
-            os.set_blocking(pipe.fileno(), False)  # noqa: FBT003
+            os.set_blocking(pipe.fileno(), False)
             ends.append(pipe.fileno())
         return ends[0], ends[1]
 
@@ -151,7 +152,9 @@ class ServerProcess:
 
     async def _ended(self, patience: float, *, leader_only: bool = False) -> bool:
         with anyio.move_on_after(patience):
-            while self._popen.poll() is None or (not leader_only and _is_alive(self._popen.pid)):
+            while self._popen.poll() is None or (  # noqa: ASYNC110 - no event says that a whole group has ended
+                not leader_only and _is_alive(self._popen.pid)
+            ):
                 await anyio.sleep(_POLL)
             return True
         return False
@@ -160,12 +163,13 @@ class ServerProcess:
         """KILL what is left of it, from any thread, and let go of its pipes."""
         _signal(self._popen.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(_POLL)
+            self._popen.wait(_TO_DIE)
         _running.discard(self)
         self._close(self._popen.stdin)
         self._close(self._popen.stdout)
         for stream in (self._arrived, self.received, self.to_send, self._leaving):
-            stream.close()
+            with suppress(RuntimeError):  # its loop is closed
+                stream.close()
 
     @staticmethod
     def _close(pipe: Any) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import anyio
 import httpx2
@@ -31,6 +31,7 @@ from mcp_types import CONNECTION_CLOSED, Implementation, Tool, ToolListChangedNo
 from kern_async.backend import EventLoop, current_loop
 from kern_async.exceptions import ToolError
 
+from .function import Function
 from .mcp_process import Command, ServerProcess
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ LEAVE = 2.0
 CLOSE = 6.0
 """Seconds that closing waits for a session's end at most: more than LEAVE and all that a process gets."""
 _CONNECT = 30.0
+_LISTEN = 1.0
 _PAGES = 1000
 
 
@@ -71,7 +73,8 @@ class Session:
     """A connection that is made when `start` is called, and lives until it is stopped, the server's end or the loop's.
 
     `ready` is set when it stands or has failed; then `error` says why. `closing` says that it takes no new requests.
-    `stood` says that there was a connection. `tools` are the server's, `stale` says that it has announced others. `on_end` is called when nothing is left.
+    `stood` says that there was a connection. `tools` are the server's, `stale` says that it has announced others; what is made of them is kept in
+    `functions`. `on_end` is called when nothing is left.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class Session:
     ) -> None:
         self.ready = anyio.Event()
         self.error: ToolError | None = None
+        self.stood = False
         self.closing = False
         self.ended = False
         self.tools: list[Tool] = []
+        self.functions: dict[str, Function] | None = None
         self.stale = False
         self._server = server
         self._name = name
@@ -91,7 +96,6 @@ class Session:
         self._asked = False
         self._leave = anyio.Event()
         self._life = anyio.CancelScope()
-        self.stood = False
         self._waiters: list[tuple[EventLoop, anyio.Event]] = []
         self._requests = 0
         self._group: TaskGroup | None = None
@@ -173,6 +177,7 @@ class Session:
         self.stale = False
         try:
             self.tools = await self.request(_list_tools)
+            self.functions = None
         except BaseException:
             self.stale = True
             raise
@@ -189,7 +194,9 @@ class Session:
         if isinstance(self._server, Command):  # its code may be a server's own; the end of a process is seen
             return self.lost() if self._leave.is_set() else error
         if error.code == CONNECTION_CLOSED or error.message == "Session terminated":
-            self.closing = True  # what else is under way may still be answered; new requests get a new session
+            self.closing = (
+                True  # what else is under way may still be answered; new requests get a new session
+            )
             return self.lost()
         return error
 
@@ -210,7 +217,8 @@ class Session:
         self._group = self._client = self._process = None
         if self.error is None:
             self.error = self.lost()
-        self.ready.set()
+        with suppress(RuntimeError):  # who waited for it has gone with its loop
+            self.ready.set()
         self._on_end(self)
         for loop, woken in self._waiters:
             with suppress(RuntimeError):  # that loop is closed: nobody waits there
@@ -252,9 +260,11 @@ class Session:
 
     async def _connect(self, address: Address, mode: Literal["auto", "legacy"]) -> None:
         if address.transport == "sse":
-            await self._talk(
-                sse_client(address.url, httpx_client_factory=lambda **_: _http_client(address)), mode
-            )
+
+            def client_of_ours(*_: object, **_options: object) -> httpx2.AsyncClient:
+                return _http_client(address)
+
+            await self._talk(sse_client(address.url, httpx_client_factory=client_of_ours), mode)
         else:
             async with _http_client(address) as client:
                 await self._talk(streamable_http_client(address.url, http_client=client), mode)
@@ -264,13 +274,13 @@ class Session:
             transport, mode=mode, cache=None, message_handler=self._heard, client_info=_who_we_are()
         ) as client:
             try:
-                self.tools = await _list_tools(client)
                 async with anyio.create_task_group() as group:
+                    await self._listen_in(group, client)
+                    self.tools = await _list_tools(client)
                     self._group, self._client = group, client
                     self._life.deadline = math.inf
                     self.stood = True
                     self.ready.set()
-                    group.start_soon(self._listen, client, name=f"kern-mcp-listen {self._name}")
                     await self._leave.wait()
                     self.closing = True
                     group.cancel_scope.cancel()
@@ -282,15 +292,27 @@ class Session:
         if isinstance(message, ToolListChangedNotification):
             self.stale = True
 
-    async def _listen(self, client: Client) -> None:
-        """Since 2026 a server announces changes only to who asks for them."""
+    async def _listen_in(self, group: TaskGroup, client: Client) -> None:
+        """Since 2026 a server announces changes only to who asks for them: ask before the tools are listed."""
         tools = client.server_capabilities.tools
         if tools is None or not tools.list_changed:
             return
-        with suppress(MCPError, SubscriptionLost, ListenNotSupportedError):
-            async with client.listen(tools_list_changed=True) as changes:
-                async for _ in changes:
-                    self.stale = True
+        heard = anyio.Event()
+
+        async def listen() -> None:
+            try:
+                async with client.listen(tools_list_changed=True) as changes:
+                    heard.set()
+                    async for _ in changes:
+                        self.stale = True
+            except (MCPError, SubscriptionLost, ListenNotSupportedError):
+                pass  # an older server announces them to everybody
+            finally:
+                heard.set()
+
+        group.start_soon(listen, name=f"kern-mcp-listen {self._name}")
+        with anyio.move_on_after(_LISTEN):  # without it the tools are those of the connection's begin
+            await heard.wait()
 
 
 def _http_client(address: Address) -> httpx2.AsyncClient:
@@ -327,7 +349,7 @@ async def _list_tools(client: Client) -> list[Tool]:
 
 def _reason(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     if isinstance(error, _Ended):
         return str(error)
     if isinstance(error, MCPError):

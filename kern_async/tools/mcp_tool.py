@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
@@ -27,6 +27,10 @@ from .function import BoundCall, Function
 from .result import render
 
 _LONGEST = 64  # what providers accept
+_NO_PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {},
+}  # providers want both, servers may leave them out
 
 
 class Caller(Protocol):
@@ -72,7 +76,9 @@ class ServerTool(Function):
         return BoundCall(args=given, call=partial(self.entrypoint, context, **given))
 
 
-def functions_of(server: str, tools: Sequence[Tool], *, prefix: str | None, caller: Caller) -> dict[str, Function]:
+def functions_of(
+    server: str, tools: Sequence[Tool], *, prefix: str | None, caller: Caller
+) -> dict[str, Function]:
     """The functions of a server's tools by the names that the model gets to see.
 
     Raises:
@@ -92,7 +98,7 @@ def functions_of(server: str, tools: Sequence[Tool], *, prefix: str | None, call
             entrypoint=Entrypoint(server, tool.name, caller),
             name=name,
             description=tool.description or tool.title or tool.name,
-            parameters={"type": "object", "properties": {}} | tool.input_schema,
+            parameters=_NO_PARAMETERS | tool.input_schema,
         )
     return functions
 
@@ -126,7 +132,9 @@ def _part(part: ContentBlock) -> str:
             resource = part.resource
             if isinstance(resource, TextResourceContents):
                 return f"[resource {resource.uri}]\n{resource.text}"
-            return f"[resource {resource.uri}, {resource.mime_type or 'unknown type'}, {_size(resource.blob)}]"
+            return (
+                f"[resource {resource.uri}, {resource.mime_type or 'unknown type'}, {_size(resource.blob)}]"
+            )
 
 
 def _size(base64: str) -> str:
