@@ -25,6 +25,7 @@ from mcp_types import jsonrpc_message_adapter
 _AFTER_EOF = 1.0
 """Seconds that a server has to end by itself once its input is closed; the protocol's polite way."""
 _AFTER_TERM = 1.0
+_FOR_CHILDREN = 0.25
 _AFTER_KILL = 1.0
 _AT_EXIT = 0.5
 _TO_DIE = 0.2
@@ -88,7 +89,7 @@ class ServerProcess:
 
     async def epitaph(self) -> str:
         """What is to be said of a server whose output has ended."""
-        await self._ended(_AFTER_EOF, leader_only=True)
+        await _holds(self._has_ended, _AFTER_EOF)
         if (status := self._popen.poll()) is None:
             return "closed its output"
         return f"ended with exit status {status}"
@@ -102,11 +103,11 @@ class ServerProcess:
                 for line in lines:
                     if line.strip():
                         await self._arrived.send(_parsed(line))
+            self._on_eof()  # before its session hears of it, which then knows what happened
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # the client has left
         finally:
             self._arrived.close()
-            self._on_eof()
 
     async def pump_in(self) -> None:
         """Write the client's messages to the server's input until one of them leaves."""
@@ -143,27 +144,20 @@ class ServerProcess:
         """
         try:
             self._close(self._popen.stdin)
-            if not await self._ended(_AFTER_EOF, leader_only=True) or _is_alive(self._popen.pid):
-                _signal(self._popen.pid, signal.SIGTERM)
-                await self._ended(_AFTER_TERM)
+            if not await _holds(self._has_ended, _AFTER_EOF):
+                self._signal(signal.SIGTERM)
+                await _holds(self._has_ended, _AFTER_TERM)
+            elif not self._is_gone():
+                self._signal(signal.SIGTERM)
+                await _holds(self._is_gone, _FOR_CHILDREN)
         finally:
             self.kill()
-        await self._ended(_AFTER_KILL)
-
-    async def _ended(self, patience: float, *, leader_only: bool = False) -> bool:
-        with anyio.move_on_after(patience):
-            while self._popen.poll() is None or (  # noqa: ASYNC110 - no event says that a whole group has ended
-                not leader_only and _is_alive(self._popen.pid)
-            ):
-                await anyio.sleep(_POLL)
-            return True
-        return False
+        await _holds(self._has_ended, _AFTER_KILL)
 
     def kill(self) -> None:
         """KILL what is left of it, from any thread, and let go of its pipes."""
-        _signal(self._popen.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(_TO_DIE)
+        self._signal(signal.SIGKILL)
+        self._reap()
         _running.discard(self)
         self._close(self._popen.stdin)
         self._close(self._popen.stdout)
@@ -171,25 +165,43 @@ class ServerProcess:
             with suppress(RuntimeError):  # its loop is closed
                 stream.close()
 
+    def terminate(self) -> None:
+        """Ask it and its children to end."""
+        self._signal(signal.SIGTERM)
+
+    def end_at_exit(self, until: float) -> None:
+        """Wait for its end, blocking, `until` on the monotonic clock; then KILL."""
+        while not self._is_gone() and time.monotonic() < until:
+            time.sleep(_POLL)
+        self._signal(signal.SIGKILL)
+        self._reap()
+
+    def _has_ended(self) -> bool:
+        """Whether the server has ended, if not its children."""
+        return self._popen.poll() is not None
+
+    def _is_gone(self) -> bool:
+        """Whether nothing of its process group is left; a child that nobody has waited for is."""
+        return self._has_ended() and not self._signal(0)
+
+    def _signal(self, number: int) -> bool:
+        """Whether there was somebody to signal."""
+        if self._owner != os.getpid():  # a fork has copies of everything, but the server is the parent's
+            return False
+        try:
+            os.killpg(self._popen.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def _reap(self) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(_TO_DIE)
+
     @staticmethod
     def _close(pipe: Any) -> None:
         with suppress(OSError):
             pipe.close()
-
-    def end_at_exit(self, until: float) -> None:
-        """TERM and then KILL, blocking, when the interpreter exits; `until` on the monotonic clock."""
-        if self._owner != os.getpid():
-            return  # a fork's copy: the server is the parent's
-        while (self._popen.poll() is None or _is_alive(self._popen.pid)) and time.monotonic() < until:
-            time.sleep(_POLL)
-        _signal(self._popen.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(_AT_EXIT)
-
-    def terminate(self) -> None:
-        """Ask it to end, if it is this process's."""
-        if self._owner == os.getpid():
-            _signal(self._popen.pid, signal.SIGTERM)
 
 
 def _parsed(line: bytes) -> SessionMessage | Exception:
@@ -199,20 +211,12 @@ def _parsed(line: bytes) -> SessionMessage | Exception:
         return error  # as the SDK's own transports do: the session goes on
 
 
-def _signal(group: int, number: int) -> None:
-    # The group may be gone, or be nobody's we may signal; both leave nothing to do.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-
-
-def _is_alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+async def _holds(condition: Callable[[], bool], patience: float) -> bool:
+    with anyio.move_on_after(patience):
+        while not condition():  # noqa: ASYNC110 - no event says that a process group has ended
+            await anyio.sleep(_POLL)
+        return True
+    return False
 
 
 _running: set[ServerProcess] = set()

@@ -132,6 +132,8 @@ class Session:
         if not self.ended:  # looked at when the waiter is there to be woken
             with anyio.move_on_after(CLOSE, shield=True):
                 await woken.wait()
+            if not self.ended and self._process is not None:  # its loop does not run
+                self._process.kill()
 
     async def request(self, send: Callable[[Client], Awaitable[T]]) -> T:
         """Make one request; a cancel leaves at once and is passed on to the server.

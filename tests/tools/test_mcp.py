@@ -95,7 +95,9 @@ async def test_results_become_text(old: OldServer) -> None:
 
 
 async def test_names_are_prefixed_chosen_and_made_legal(old: OldServer) -> None:
-    async with MCPTools(old.command(), tool_name_prefix="my.old", include_tools=["echo", "odd.name"]) as tools:
+    async with MCPTools(
+        old.command(), tool_name_prefix="my.old", include_tools=["echo", "odd.name"]
+    ) as tools:
         assert list(tools.functions) == ["my_old_echo", "my_old_odd_name"]
         assert await use(tools, "my_old_odd_name", '{"a": 1}') == '{"a": 1}'
         assert tools.functions["my_old_echo"].parameters == {"type": "object", "properties": {}}
@@ -147,7 +149,8 @@ def echo() -> str:
 async def test_a_remote_tool_with_a_name_that_is_taken_is_refused(old: OldServer) -> None:
     async with MCPTools(old.command(), name="files") as tools:
         with pytest.raises(
-            ConfigurationError, match=r"two tools are called 'echo': \S+echo and 'echo' of the MCP server 'files'"
+            ConfigurationError,
+            match=r"two tools are called 'echo': \S+echo and 'echo' of the MCP server 'files'",
         ):
             await load_remote([tools], collect([echo]))
 
@@ -156,7 +159,9 @@ async def test_a_toolkit_that_cannot_be_loaded_is_told_and_left_out(old: OldServ
     crash = MCPTools(old.command("crash"), name="crash")
     async with MCPTools(old.command()) as tools:
         told: list[tuple[Toolkit, str]] = []
-        loaded = await load_remote([crash, tools], on_failure=lambda kit, error: told.append((kit, str(error))))
+        loaded = await load_remote(
+            [crash, tools], on_failure=lambda kit, error: told.append((kit, str(error)))
+        )
         assert "echo" in loaded
         [(kit, error)] = told
         assert kit is crash

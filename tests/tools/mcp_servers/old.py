@@ -31,7 +31,9 @@ def text(said: str, **more: object) -> dict[str, object]:
     return {"content": [{"type": "text", "text": said}], **more}
 
 
-def call(number: object, tool: str, arguments: dict[str, object], meta: dict[str, object]) -> dict[str, object] | None:
+def call(
+    number: object, tool: str, arguments: dict[str, object], meta: dict[str, object]
+) -> dict[str, object] | None:
     match tool:
         case "hang":
             record(called=number)
@@ -62,7 +64,10 @@ def call(number: object, tool: str, arguments: dict[str, object], meta: dict[str
         case "count":
             for step in (1, 2):
                 token = meta["progressToken"]
-                send(method="notifications/progress", params={"progressToken": token, "progress": step, "total": 2})
+                send(
+                    method="notifications/progress",
+                    params={"progressToken": token, "progress": step, "total": 2},
+                )
             return text("counted")
         case _:
             return text(json.dumps(arguments))
