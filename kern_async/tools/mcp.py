@@ -221,6 +221,8 @@ class MCPTools(Toolkit):
         for _ in range(_TRIES):
             session = self._sessions.get(loop)
             if session is None or session.closing:
+                for other in list(self._alive):
+                    other.notice_closed_loop()
 
                 def forget(ended: Session) -> None:
                     self._alive.discard(ended)

@@ -152,13 +152,17 @@ class ServerProcess:
                 await _holds(self._is_gone, _FOR_CHILDREN)
         finally:
             self.kill()
+            self.release()
         await _holds(self._has_ended, _AFTER_KILL)
 
     def kill(self) -> None:
-        """KILL what is left of it, from any thread, and let go of its pipes."""
+        """KILL what is left of it, from any thread."""
         self._signal(signal.SIGKILL)
         self._reap()
         _running.discard(self)
+
+    def release(self) -> None:
+        """Close the pipes and streams: when nothing waits for them any more, for their numbers are used again."""
         self._close(self._popen.stdin)
         self._close(self._popen.stdout)
         for stream in (self._arrived, self.received, self.to_send, self._leaving):

@@ -70,11 +70,11 @@ class _Request(Generic[T]):
 
 
 class Session:
-    """A connection that is made when `start` is called, and lives until it is stopped, the server's end or the loop's.
+    """A connection: it is made when `start` is called, and lives until it is stopped, the server's end or the loop's.
 
-    `ready` is set when it stands or has failed; then `error` says why. `closing` says that it takes no new requests.
-    `stood` says that there was a connection. `tools` are the server's, `stale` says that it has announced others; what is made of them is kept in
-    `functions`. `on_end` is called when nothing is left.
+    `ready` is set when it stands, as `stood` says then, or has failed, as `error` says. `closing`: it takes no new
+    requests. `tools` are the server's, and `functions` what was made of them; `stale`: the server has announced
+    others. `on_end` is called when nothing is left.
     """
 
     def __init__(
@@ -114,10 +114,21 @@ class Session:
         self.closing = True
         try:
             self._loop.soon(self._stop)
-        except RuntimeError:  # its loop is closed, without having ended its tasks
-            if self._process is not None:
-                self._process.kill()
-            self._finish()
+        except RuntimeError:
+            self._bury()
+
+    def notice_closed_loop(self) -> None:
+        """End the server of an event loop that was closed without ending its tasks; from any thread."""
+        try:
+            self._loop.soon(bool)
+        except RuntimeError:
+            self._bury()
+
+    def _bury(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.release()
+        self._finish()
 
     def _stop(self) -> None:
         self._asked = True
@@ -196,9 +207,7 @@ class Session:
         if isinstance(self._server, Command):  # its code may be a server's own; the end of a process is seen
             return self.lost() if self._leave.is_set() else error
         if error.code == CONNECTION_CLOSED or error.message == "Session terminated":
-            self.closing = (
-                True  # what else is under way may still be answered; new requests get a new session
-            )
+            self.closing = True  # others on it may still get their answers; new requests get a new session
             return self.lost()
         return error
 
@@ -229,6 +238,8 @@ class Session:
     async def _attempt(self, mode: Literal["auto", "legacy"], deadline: float) -> str:
         """Connect and serve to the end; if it did not come to that, say why."""
         reason = ""
+        if self._asked:
+            return "was closed"
         self._leave = anyio.Event()
         try:
             with anyio.CancelScope(deadline=deadline) as self._life:
@@ -236,7 +247,9 @@ class Session:
                     await self._run_process(self._server, mode)
                 else:
                     await self._connect(self._server, mode)
-            if self._life.cancelled_caught:
+            if self._asked:
+                reason = "was closed"
+            elif self._life.cancelled_caught:
                 reason = f"did not answer within {self._timeout:g} seconds (timeout_seconds)"
         except Exception as exc:  # noqa: BLE001 - told to who waits for the connection
             reason = _reason(exc)

@@ -13,6 +13,7 @@ import pytest
 
 from kern_async import RunContext
 from kern_async.tools import Toolkit
+from kern_async.tools.mcp import MCPTools
 
 SERVERS = Path(__file__).parent / "mcp_servers"
 
@@ -39,7 +40,7 @@ class OldServer:
 async def until(look: Callable[[], Any], seconds: float = 5) -> Any:
     """Look at another process until there is something to see."""
     with anyio.fail_after(seconds):
-        while not (seen := look()):
+        while not (seen := look()):  # noqa: ASYNC110 - another process has no events for us
             await anyio.sleep(0.005)
     return seen
 
@@ -50,6 +51,11 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def is_stale(tools: MCPTools) -> bool:
+    """Whether the server has announced other tools, which the next run loads."""
+    return any(session.stale for session in tools._alive)
 
 
 def context(reports: list[Any] | None = None) -> RunContext:

@@ -7,11 +7,12 @@ from typing import Any
 
 import anyio
 import pytest
-from .conftest import OldServer, context, until, use
 
 from kern_async.exceptions import ConfigurationError, ToolError
 from kern_async.tools.mcp import MCPTools
 from kern_async.tools.toolkit import Toolkit, collect, load_remote
+
+from .conftest import OldServer, context, is_stale, until, use
 
 
 async def test_the_tools_of_a_server_are_listed_and_called(sdk_stdio: list[str]) -> None:
@@ -84,7 +85,7 @@ async def test_results_become_text(old: OldServer) -> None:
             "bee",
             "[resource file:///c, unknown type, 3 bytes]",
         ]
-        with pytest.raises(ToolError, match="^no such file$"):
+        with pytest.raises(ToolError, match=r"^no such file$"):
             await use(tools, "fail")
         reports: list[Any] = []
         assert await use(tools, "count", reports=reports) == "counted"
@@ -118,9 +119,8 @@ async def test_a_list_that_has_changed_is_loaded_anew_for_the_next_run(
             assert "grown" not in first
             assert await tools.load() == first
             assert await use(tools, "grow") == "grown"
-            with anyio.fail_after(5):
-                while "grown" not in await tools.load():
-                    await anyio.sleep(0.005)
+            await until(lambda: is_stale(tools))
+            assert "grown" in await tools.load()
     assert len(old.facts("listed")) == 4, "two pages, twice; an unchanged list is not fetched again"
 
 

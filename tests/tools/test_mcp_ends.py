@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 
 import anyio
@@ -234,6 +233,27 @@ def test_close_ends_the_server_of_a_loop_that_does_not_run(old: OldServer) -> No
     anyio.run(gone, int(done.stdout), *old.facts("pid"))
 
 
+def test_the_server_of_a_closed_loop_is_ended_when_another_is_started(old: OldServer) -> None:
+    code = f"""
+import json
+from pathlib import Path
+
+def state(pid):
+    return Path("/proc", str(pid), "stat").exists()
+
+loop.close()
+asyncio.run(main())
+pids = [json.loads(line)["pid"] for line in Path({str(old.record)!r}).open() if "pid" in line]
+print(*map(state, pids))
+"""
+    code = code.replace(
+        "asyncio.run(main())", "again = asyncio.new_event_loop(); again.run_until_complete(main())"
+    )
+    done = run_python(USE.format(command=old.command("stubborn"), env=old.env) + LEFT + code)
+    assert done.stdout.split()[2:] == ["False", "True"], done.stderr
+    anyio.run(gone, *old.facts("pid"))
+
+
 def test_a_dying_interpreter_takes_a_good_server_along(old: OldServer) -> None:
     code = (
         USE.format(command=old.command(), env=old.env)
@@ -247,6 +267,27 @@ asyncio.run(die())
     )
     assert run_python(code).returncode == -signal.SIGKILL
     anyio.run(gone, *old.facts("pid"))
+
+
+def test_the_exit_ends_a_server_that_serves_the_background_loop(old: OldServer) -> None:
+    code = (
+        USE.format(command=old.command(), env=old.env)
+        + """
+from kern_async import Agent
+from kern_async.testing.scripted import ScriptedModel
+
+agent = Agent(model=ScriptedModel(turns=["one", "two"]), pre_hooks=[main])
+print(agent.run("go").content, agent.run("on").content)
+"""
+    )
+    done = run_python(code)
+    assert "Error" not in done.stderr
+    assert "Warning" not in done.stderr
+    child, other, said = done.stdout.split(maxsplit=2)
+    assert said == "one two\n"
+    assert len(old.facts("pid")) == 1, "the connection stays for the next run"
+    anyio.run(gone, int(child), int(other), *old.facts("pid"))
+    assert old.facts("eof")
 
 
 def test_a_fork_leaves_the_parents_server_alone(old: OldServer) -> None:

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 TOOLS = ["echo", "hang", "grow", "die", "fail", "data", "parts", "child", "count", "odd.name"]
 
@@ -23,7 +25,7 @@ def send(**message: object) -> None:
 
 def record(**fact: object) -> None:
     if path := os.environ.get("RECORD"):
-        with open(path, "a") as file:
+        with Path(path).open("a") as file:
             file.write(json.dumps(fact) + "\n")
 
 
@@ -74,9 +76,38 @@ def call(
     return None
 
 
+def answer(method: str, number: object, params: dict[str, Any]) -> None:
+    match method:
+        case "initialize":
+            result = {
+                "protocolVersion": "2025-06-18",
+                "capabilities": {"tools": {"listChanged": True}},
+                "serverInfo": {"name": "old", "version": "1"},
+            }
+            send(id=number, result=result)
+        case "tools/list":
+            record(listed=len(TOOLS))
+            start = int(params.get("cursor", "0"))
+            page = [
+                {"name": name, "description": f"What {name} does.", "inputSchema": {"type": "object"}}
+                for name in TOOLS[start : start + 6]
+            ]
+            more = {"nextCursor": str(start + 6)} if start + 6 < len(TOOLS) else {}
+            send(id=number, result={"tools": page, **more})
+        case "tools/call":
+            result = call(number, params["name"], params.get("arguments") or {}, params.get("_meta", {}))
+            if result is not None:
+                send(id=number, result=result)
+        case "notifications/cancelled":
+            record(cancelled=params["requestId"])
+        case _:
+            if number is not None:
+                send(id=number, error={"code": -32601, "message": "Method not found"})
+
+
 def main() -> None:
     mood = sys.argv[1] if len(sys.argv) > 1 else ""
-    record(pid=os.getpid(), secret=os.environ.get("SECRET"), cwd=os.getcwd())
+    record(pid=os.getpid(), secret=os.environ.get("SECRET"), cwd=str(Path.cwd()))
     if mood == "crash":
         sys.exit(3)
     if mood == "stubborn":
@@ -84,41 +115,12 @@ def main() -> None:
     first = True
     for line in sys.stdin:
         message = json.loads(line)
-        method, number, params = message.get("method"), message.get("id"), message.get("params", {})
         if mood == "silent":
             continue
-        if mood == "strict" and first and method != "initialize":
+        if mood == "strict" and first and message["method"] != "initialize":
             sys.exit(1)
         first = False
-        match method:
-            case "initialize":
-                result = {
-                    "protocolVersion": "2025-06-18",
-                    "capabilities": {"tools": {"listChanged": True}},
-                    "serverInfo": {"name": "old", "version": "1"},
-                }
-                send(id=number, result=result)
-            case "tools/list":
-                record(listed=len(TOOLS))
-                # In two pages.
-                start = int(params.get("cursor", "0"))
-                tools = [
-                    {"name": name, "description": f"What {name} does.", "inputSchema": {"type": "object"}}
-                    for name in TOOLS[start : start + 6]
-                ]
-                more = {"nextCursor": str(start + 6)} if start + 6 < len(TOOLS) else {}
-                send(id=number, result={"tools": tools, **more})
-            case "tools/call":
-                arguments = params.get("arguments") or {}
-                result = call(number, params["name"], arguments, params.get("_meta", {}))
-                if result is not None:
-                    send(id=number, result=result)
-            case "notifications/cancelled":
-                record(cancelled=params["requestId"])
-            case _ if number is not None:
-                send(id=number, error={"code": -32601, "message": "Method not found"})
-            case _:
-                pass
+        answer(message["method"], message.get("id"), message.get("params", {}))
     record(eof=True)
     while mood == "stubborn":
         time.sleep(600)

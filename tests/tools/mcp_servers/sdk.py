@@ -13,6 +13,10 @@ from mcp.server.mcpserver import Context, MCPServer
 server = MCPServer("sdk")
 
 
+def note(path: str, state: str) -> None:
+    Path(path).write_text(state)
+
+
 @server.tool()
 def add(a: int, b: int) -> int:
     """Add two numbers."""
@@ -23,11 +27,11 @@ def add(a: int, b: int) -> int:
 async def hang(path: str, context: Context) -> str:
     """Wait until it is cancelled; say in the file what happens."""
     await context.report_progress(1, 2, "half of it")
-    Path(path).write_text("begun")
+    note(path, "begun")
     try:
         await anyio.sleep_forever()
     finally:
-        Path(path).write_text("cancelled")
+        note(path, "cancelled")
     return ""
 
 
