@@ -242,13 +242,11 @@ def state(pid):
     return Path("/proc", str(pid), "stat").exists()
 
 loop.close()
-asyncio.run(main())
+again = asyncio.new_event_loop()
+again.run_until_complete(main())
 pids = [json.loads(line)["pid"] for line in Path({str(old.record)!r}).open() if "pid" in line]
 print(*map(state, pids))
 """
-    code = code.replace(
-        "asyncio.run(main())", "again = asyncio.new_event_loop(); again.run_until_complete(main())"
-    )
     done = run_python(USE.format(command=old.command("stubborn"), env=old.env) + LEFT + code)
     assert done.stdout.split()[2:] == ["False", "True"], done.stderr
     anyio.run(gone, *old.facts("pid"))
