@@ -49,14 +49,16 @@ async def generate(run: Run, plan: Plan) -> ModelReply:
         try:
             return await generation.run_to_end()
         except ModelError as exc:
-            if not exc.retryable or generation.streamed or attempt >= model.max_retries:
+            if run.halted or not exc.retryable or generation.streamed or attempt >= model.max_retries:
                 raise
             delay = exc.retry_after
         if delay is None:
             # Jitter, so that the members of a team do not come back to a busy provider in step.
             delay = model.retry_delay * 2**attempt * random.uniform(0.75, 1)  # noqa: S311 - no secret
         attempt += 1
+        run.progress.phase = None  # no answer is under way that a graceful cancel would wait for
         await back_off(run, model, delay)
+        run.progress.phase = "model"
 
 
 async def back_off(run: Run, model: Model, seconds: float) -> None:
@@ -104,7 +106,7 @@ class _Generation:
     async def run_to_end(self) -> ModelReply:
         run, model = self._run, self._model
         await run.checkpoint()
-        if run.drained or spend(run, "model_requests") is not None:
+        if run.halted or spend(run, "model_requests") is not None:
             end_at_limit(run)
             raise LimitReached
         run.metrics.model_requests += 1

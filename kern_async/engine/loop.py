@@ -141,7 +141,7 @@ async def _ask(run: Run, plan: Plan) -> ModelReply:
         except Exception:
             progress.phase = None
             # What is finished stays: the next try goes on from the messages as they are now.
-            if attempts >= plan.retries:
+            if attempts >= plan.retries or run.halted:
                 raise
             delay = plan.delay_between_retries * (2**attempts if plan.exponential_backoff else 1)
             attempts += 1
