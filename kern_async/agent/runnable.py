@@ -521,6 +521,7 @@ class Runnable(Generic[EventT, OutputT]):
             "tool_choice": self.tool_choice,
             "tool_call_limit": self.tool_call_limit,
             "tool_hooks": self.tool_hooks,
+            "remote": [tool for tool in self.tools if isinstance(tool, Toolkit) and tool.remote],
             "pre_hooks": self.pre_hooks,
             "post_hooks": self.post_hooks,
             "retries": self.retries,

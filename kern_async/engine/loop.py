@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
-from kern_async.exceptions import ConfigurationError, ModelKeyMissing, OutputSchemaError
+from kern_async.exceptions import ConfigurationError, ModelKeyMissing, OutputSchemaError, ToolError
 from kern_async.models.base import ModelReply
-from kern_async.run.base import RunStatus
+from kern_async.run.base import RunStatus, Work
 from kern_async.run.message import Message
+from kern_async.tools import Toolkit
+from kern_async.tools.toolkit import load_remote
 
 from .budget import LimitReached, end_at_limit
-from .ending import draft_of, waiting_for
+from .calls import call_async
+from .ending import draft_of, waiting_for, words_of
 from .execute import Body
 from .generate import GO_ON, back_off, generate
 from .hooks import run_hooks
+from .observe import log
 from .pausing import Pausing
 from .plan import Plan
 from .run import Run
@@ -74,6 +79,8 @@ async def _work_on(run: Run, plan: Plan) -> int:
     if not progress.prepared:
         if plan.pre_hooks:
             await run_hooks(run, plan, plan.pre_hooks, "Pre", run_input=run.input)
+        if plan.remote:
+            await _fetch_tools(run, plan)
         run.messages[:] = await plan.messages(run)
         progress.prepared = True
     if plan.open is not None and not progress.opened:
@@ -82,6 +89,18 @@ async def _work_on(run: Run, plan: Plan) -> int:
         end_at_limit(run)
     progress.opened = True
     return await _rounds(run, plan)
+
+
+async def _fetch_tools(run: Run, plan: Plan) -> None:
+    """Add the tools of remote toolkits; one that cannot be had is left out, and said in the log."""
+
+    def missing(kit: Toolkit, error: ToolError) -> None:
+        log("warning", "tools.unavailable", **run.names(), toolkit=kit.name, error=words_of(error))
+
+    work = Work(kind="tool", name=", ".join(kit.name for kit in plan.remote), run_id=run.id)
+    plan.tools = await call_async(
+        run, work, partial(load_remote, plan.remote, plan.tools, on_failure=missing)
+    )
 
 
 async def _rounds(run: Run, plan: Plan) -> int:

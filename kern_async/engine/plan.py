@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from kern_async.guardrails import BaseGuardrail
 from kern_async.models.base import Model
 from kern_async.run.message import Message
-from kern_async.tools import Function
+from kern_async.tools import Function, Toolkit
 
 from .run import Run
 
@@ -33,6 +33,8 @@ class Plan:
     messages: Callable[[Run], Awaitable[list[Message]]]
     """Builds the conversation, after the pre-hooks."""
     tools: dict[str, Function] = field(default_factory=dict[str, Function])
+    remote: Sequence[Toolkit] = ()
+    """Toolkits whose tools are fetched when the run begins, such as MCP servers'."""
     inner: frozenset[str] = frozenset()
     tool_choice: str | dict[str, Any] | None = None
     tool_call_limit: int | None = None

@@ -63,7 +63,9 @@ class Entrypoint:
 class ServerTool(Function):
     """A tool of a server: it is the server that validates the arguments."""
 
-    def bind(self, arguments: str | Mapping[str, Any], context: RunContext) -> BoundCall:
+    def bind(
+        self, arguments: str | Mapping[str, Any], context: RunContext, given: Mapping[str, Any] | None = None
+    ) -> BoundCall:
         data: Any = arguments
         if isinstance(arguments, str):
             try:
@@ -72,8 +74,8 @@ class ServerTool(Function):
                 raise ToolError(f"{self.name}: the arguments are not JSON ({error})") from error
         if not isinstance(data, Mapping):
             raise ToolError(f"{self.name}: the arguments must be a JSON object, not {arguments!r}")
-        given = dict(cast("Mapping[str, Any]", data))
-        return BoundCall(args=given, call=partial(self.entrypoint, context, **given))
+        args = {**cast("Mapping[str, Any]", data), **(given or {})}
+        return BoundCall(args=args, call=partial(self.entrypoint, context, **args))
 
 
 def functions_of(

@@ -89,7 +89,9 @@ class Stage:
     events: list[Any] = field(default_factory=list[Any])
     """What a streamed run has said so far."""
 
-    async def run(self, runner: Agent | Team, act: Callable[[], Coroutine[Any, Any, object]], **options: Any) -> Any:
+    async def run(
+        self, runner: Agent | Team, act: Callable[[], Coroutine[Any, Any, object]], **options: Any
+    ) -> Any:
         """The output of a run, beside which `act` was done; both came to their ends."""
         self.events.clear()
         options = {"run_id": RUN, **options}

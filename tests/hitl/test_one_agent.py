@@ -45,6 +45,7 @@ async def send(subject: str, address: str) -> str:
 @tool(external_execution=True)
 def shell(command: str) -> str:
     """Run a command elsewhere."""
+    raise AssertionError("it is executed elsewhere")
 
 
 async def look() -> str:
