@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import weakref
 from typing import TYPE_CHECKING, Any
+
+from kern_async.run.context import Command
+from kern_async.tools.command import run_command
 
 if TYPE_CHECKING:
     from .active import ActiveCall
@@ -31,7 +35,15 @@ class Link:
             return True
         return self._call is not None and self._call.cancelled
 
+    @property
+    def grace(self) -> float:
+        run = self._run()
+        return 0.0 if run is None else run.root.cancel_grace / 2
+
     def report(self, content: Any, tool_call_id: str | None) -> None:
         run = self._run()
         if run is not None and not self._fenced:
             run.report(content, tool_call_id)
+
+    async def run_process(self, command: Command, **options: Any) -> subprocess.CompletedProcess[str]:
+        return await run_command(command, **options, grace=self.grace)

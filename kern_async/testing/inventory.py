@@ -23,6 +23,7 @@ import anyio
 from kern_async.engine.host import background_loop
 from kern_async.engine.registry import get_active_runs
 from kern_async.engine.stragglers import abandoned
+from kern_async.tools.processes import idle_workers
 
 Kind = Literal["task", "thread", "socket", "process", "run", "straggler"]
 
@@ -177,8 +178,8 @@ def _processes() -> Found:
                 )
             except OSError:
                 continue
-            # multiprocessing's own helper stays as long as the process.
-            if "multiprocessing.resource_tracker" not in command:
+            # multiprocessing's own helper stays as long as the process; so do workers that wait for a call.
+            if "multiprocessing.resource_tracker" not in command and int(pid) not in idle_workers():
                 yield (
                     ("process", pid),
                     Leak("process", f"{pid} {command.strip() or '(ended, not waited for)'}"),

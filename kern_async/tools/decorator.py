@@ -60,11 +60,13 @@ def tool(entrypoint: Callable[..., Any] | None = None, /, **options: Unpack[Tool
         post_hook: the same after the call; it may change `fc.result`.
         tool_hooks: called round the call, the first outermost, with those of `function_name`, `function_call`,
             `arguments`, `run_context`, `agent` or `team` that they name; what the first returns is the result.
+        isolation: "process" calls a sync function in a worker process, which a cancel kills, with all that it
+            has started; "thread" is the default. The function is one at the top level of a module, arguments
+            and result can be pickled, and a run context is a copy. See `call_in_process`.
 
     Raises:
         TypeError: a keyword is unknown.
         ConfigurationError: a keyword's value makes no sense, or a parameter cannot be told to a model.
-        NotImplementedError: `isolation="process"` is asked for.
     """
     _check(options)
     stops = bool(options.get("stop_after_tool_call"))
@@ -87,6 +89,7 @@ def tool(entrypoint: Callable[..., Any] | None = None, /, **options: Unpack[Tool
             pre_hook=options.get("pre_hook"),
             post_hook=options.get("post_hook"),
             tool_hooks=tuple(options.get("tool_hooks") or ()),
+            isolation=options.get("isolation") or "thread",
         )
 
     return decorate if entrypoint is None else decorate(entrypoint)
@@ -99,5 +102,3 @@ def _check(options: ToolOptions) -> None:
     isolation = cast(object, options.get("isolation"))
     if isolation not in (None, "thread", "process"):
         raise ConfigurationError(f"isolation is 'thread' or 'process', not {isolation!r}")
-    if isolation == "process":
-        raise NotImplementedError('tool(isolation="process") is not built yet')

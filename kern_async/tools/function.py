@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -20,6 +20,8 @@ from kern_async.run.tool import UserInputField
 
 from .form import filled, form_of, models_part
 from .options import check_options
+from .parcel import check_importable
+from .processes import call_in_process
 from .result import drain, drain_async
 from .schema import strict_schema
 from .signature import Signature, signature_of
@@ -74,6 +76,7 @@ class Function:
     pre_hook: Callable[..., Any] | None = None
     post_hook: Callable[..., Any] | None = None
     tool_hooks: Sequence[Callable[..., Any]] = ()
+    isolation: Literal["thread", "process"] = "thread"
     _signature: Signature = field(init=False, repr=False)
     _asked: Signature = field(init=False, repr=False)
     """The model's part of the signature: all of it, unless the user fills some."""
@@ -94,6 +97,8 @@ class Function:
         if isinstance(self.entrypoint, type):
             raise ConfigurationError(f"{self.name!r} is a class; give an instance of it, or a function")
         check_options(vars(self), of=f"tool {self.name!r}: ")
+        if self.isolation == "process":
+            check_importable(self.entrypoint, self.name)
         self._signature = self._asked = signature_of(self.entrypoint, self.name)
         if self.requires_user_input:
             self._asked = models_part(self._signature, self.name, self.user_input_fields)
@@ -120,7 +125,9 @@ class Function:
     @property
     def is_async(self) -> bool:
         """Whether the call is made on the event loop; otherwise it belongs in a thread."""
-        return _is(self.entrypoint, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+        return self.isolation == "process" or _is(
+            self.entrypoint, inspect.iscoroutinefunction, inspect.isasyncgenfunction
+        )
 
     @property
     def is_generator(self) -> bool:
@@ -149,7 +156,11 @@ class Function:
             arguments = filled(self._signature, arguments, given)
         valid = self._signature.validate(self.name, arguments)
         prepared = self._signature.prepare(self.entrypoint, valid, context)
-        return BoundCall(args=_as_json(valid), call=functools.partial(_call, prepared, context))
+        if self.isolation == "process":
+            call = functools.partial(call_in_process, self.name, prepared, context)
+        else:
+            call = functools.partial(_call, prepared, context)
+        return BoundCall(args=_as_json(valid), call=call)
 
     def check(self, arguments: str) -> dict[str, Any]:
         """Validate what the model sent before the user filled his part; return it as JSON data.

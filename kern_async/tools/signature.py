@@ -65,7 +65,7 @@ class Signature:
 
     def prepare(
         self, entrypoint: Callable[..., Any], arguments: BaseModel, context: RunContext
-    ) -> Callable[[], Any]:
+    ) -> functools.partial[Any]:
         """`entrypoint` with its validated arguments and the run's context, ready to be called."""
         given = arguments.model_fields_set
         keywords = {
