@@ -46,6 +46,8 @@ class ProcessGroup:
     def __init__(self, command: Sequence[Any] | str, **options: Any) -> None:
         self._process = subprocess.Popen[bytes](command, start_new_session=True, **options)
         self._gone = False
+        self.killed_at_exit = False
+        """The interpreter is exiting: whoever waits for this process in a daemon thread has nothing to go on with."""
         _live[self] = None
 
     @property
@@ -72,15 +74,25 @@ class ProcessGroup:
         with suppress(ChildProcessError):
             while os.waitpid(-self.pid, os.WNOHANG)[0]:
                 pass  # orphans come to us where this process is the container's first
-        if _has_members(self.pid):
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
             return True
-        self.kill()  # whoever was born while we looked
+        else:
+            if _has_members(self.pid):
+                return True
+            self.kill()  # whoever was born while we looked
         self._gone = True
         _live.pop(self, None)
         return False
 
     async def wait(self) -> int:
-        """Wait until the leader has ended, and return its exit status. A cancel changes nothing."""
+        """Wait until the leader has ended, and return its exit status. A cancel changes nothing.
+
+        One that the interpreter's exit has killed is waited for for ever.
+        """
         if self._process.poll() is None:
             try:
                 descriptor = os.pidfd_open(self.pid)
@@ -91,6 +103,8 @@ class ProcessGroup:
                     await anyio.wait_readable(descriptor)
                 finally:
                     os.close(descriptor)
+        if self.killed_at_exit:
+            await anyio.sleep_forever()
         return self._process.wait()
 
     async def end(self, grace: float) -> None:
@@ -135,7 +149,11 @@ class ProcessGroup:
                 pipe.close()
 
     async def _ended(self, patience: float) -> None:
-        with anyio.move_on_after(patience, shield=True):
+        try:
+            scope = anyio.move_on_after(patience, shield=True)
+        except anyio.NoEventLoopError:  # closed; a task group makes this of the GeneratorExit
+            return
+        with scope:
             await self._until(lambda: not self.runs())
 
     async def _until(self, condition: Any) -> None:
@@ -163,6 +181,7 @@ class ProcessGroup:
         """At the interpreter's exit: KILL to all that live."""
         groups = list(_live)
         for group in groups:
+            group.killed_at_exit = True
             group.kill()
         until = time.monotonic() + _AT_EXIT
         for group in groups:
@@ -185,14 +204,10 @@ def _pauses() -> Iterator[float]:
 
 
 def _has_members(group: int) -> bool:
-    """Whether a process other than zombies is in a group whose leader has been reaped."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    # An orphan stays a zombie until init looks, which in some containers it does late or never.
+    """Whether a process other than zombies is in a group that is there, though its leader has been reaped.
+
+    An orphan stays a zombie until init looks, which in some containers it does late or never.
+    """
     found = looked = False
     try:
         entries = [entry.name for entry in Path("/proc").iterdir()]

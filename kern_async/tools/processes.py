@@ -63,6 +63,8 @@ async def call_in_process(tool: str, prepared: partial[Any], context: RunContext
             kind, body = await worker.call(request, context.report)
         except _WorkerLost:
             await worker.end(grace)
+            if worker.killed_at_exit:
+                await anyio.sleep_forever()
             raise ToolError(f"{tool}: its worker process {worker.fate} while it ran") from None
         except GeneratorExit:
             worker.drop()
@@ -176,6 +178,11 @@ class _Worker:
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         return f"was killed by {name}{hint}"
 
+    @property
+    def killed_at_exit(self) -> bool:
+        """See `ProcessGroup`."""
+        return self._group.killed_at_exit
+
     async def call(self, request: bytes, report: Callable[[Any], object]) -> tuple[int, bytes]:
         """Have a call made; what comes back is RESULT or ERROR, and its pickle. A cancel only stops the waiting."""
         self._calls += 1
@@ -190,6 +197,10 @@ class _Worker:
 
     async def end(self, grace: float) -> None:
         """See `ProcessGroup.end`."""
+        with suppress(OSError):
+            self._socket.shutdown(
+                socket.SHUT_WR
+            )  # a tool that handles TERM returns to a worker without a next call
         try:
             await self._group.end(grace)
         finally:
