@@ -66,7 +66,8 @@ def context(reports: list[Any] | None = None) -> RunContext:
             if reports is not None:
                 reports.append(content)
 
-    return RunContext(run_id="run", session_id="session", link=Link())
+    link: Any = Link()
+    return RunContext(run_id="run", session_id="session", link=link)
 
 
 async def use(kit: Toolkit, tool: str, arguments: str = "{}", *, reports: list[Any] | None = None) -> str:

@@ -89,8 +89,6 @@ def test_a_tool_that_stops_the_run_shows_its_result_unless_told_otherwise() -> N
     assert make(stop_after_tool_call=True, show_result=False) == (True, False)
 
 
-
-
 def test_the_defaults_may_be_written_out() -> None:
     @tool(
         requires_confirmation=False,
