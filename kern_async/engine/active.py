@@ -66,7 +66,9 @@ class ActiveCall:
         return self._slot.setdefault("end", "own") == "own"
 
     def cancel(self, run: Run) -> bool:
-        """Whether this call of `run` will end cancelled. From any thread."""
+        """Whether this call of `run` will end cancelled; one that delegates ends as its members do. From any thread."""
+        if self.members:
+            return self._cancel_members()
         loop = run.loop
         if loop is None or self._slot.setdefault("end", "cancelled") != "cancelled":
             return False
@@ -77,11 +79,12 @@ class ActiveCall:
         return True
 
     def _cut(self) -> None:
-        live = [member for member in self.members if not member.ended]
-        for member in live:
-            member.cancel("request", CALL_CUT)
-        if not live:
+        if not self._cancel_members():  # which may have begun since
             self.scope.cancel()
+
+    def _cancel_members(self) -> bool:
+        answers = [member.cancel("request", CALL_CUT) for member in tuple(self.members)]
+        return any(answers)
 
     def patience(self, seconds: float | None) -> _Part:
         """A scope for one try of the call, or for what a hook asks for; it ends after `seconds`."""

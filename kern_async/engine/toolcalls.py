@@ -180,7 +180,7 @@ class _Call:
                 result = wrong if wrong is not None else await self._make(execution, active)
                 if isinstance(result, Exception):
                     raise result
-                if active.ends_by_itself() or active.inner:
+                if active.ends_by_itself():
                     return self._close(render(result), error=False)
             return self._close(CUT, error=True)
         except Pausing:
@@ -190,8 +190,7 @@ class _Call:
             self._close(words_of(exc), error=True)
             raise
         except Exception as exc:  # noqa: BLE001 - a tool's failure is the model's to deal with
-            own = active.ends_by_itself() or active.inner
-            return self._close(words_of(exc) if own else CUT, error=True)
+            return self._close(words_of(exc) if active.ends_by_itself() else CUT, error=True)
         except BaseException:
             self._cut()
             raise
