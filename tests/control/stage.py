@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 
 from kern_async import Agent, RunContext, RunStatus, Team, cancel_run
 from kern_async.run.cancel import get_active_runs
@@ -135,7 +136,7 @@ class Stage:
         """Wait until these models are giving an answer that has not come to its end."""
         for model in models:
             await self.until(lambda model=model: any(map(_answering, self.crew.requests(model))))
-        await anyio.wait_all_tasks_blocked()
+        await turns()
 
     def run_of(self, name: str) -> str:
         """The id of a member's run, which has begun."""
@@ -155,10 +156,15 @@ def _answering(request: Any) -> bool:
 
 
 async def still_live(run_id: str = RUN) -> None:
-    """Everything that was on its way has arrived, and the run has not ended."""
-    for _ in range(3):
-        await anyio.wait_all_tasks_blocked()
+    """What was on its way to the run's tasks has arrived, and the run has not ended."""
+    await turns()
     assert run_id in get_active_runs()
+
+
+async def turns(count: int = 100) -> None:
+    """Let the event loop go round so often: more than a cancel needs from its call to the run's end."""
+    for _ in range(count):
+        await anyio.lowlevel.checkpoint()
 
 
 def tree(output: Any) -> Iterator[Any]:
