@@ -10,6 +10,7 @@ from rich.console import Console
 from kern_async.agent.printing import RunView, summary
 from kern_async.run import agent, team
 from kern_async.run.base import BaseEvent, CancellationStage, CustomEvent, RunMetrics, RunStatus, Work
+from kern_async.run.requirement import RunRequirement
 from kern_async.run.tool import ToolExecution
 
 ESCAPE = "\x1b"
@@ -333,3 +334,16 @@ def test_summary_tells_the_whole_tree() -> None:
     assert "cancelled by request: enough of it" in table
     assert "interrupted in StorytellerAgent: model smollm2" in table
     assert "error in editor-agent: ModelTimeout: cut" in table
+
+
+def test_a_pause_says_what_is_waited_for() -> None:
+    shown = io.StringIO()
+    call = ToolExecution(tool_call_id="c", tool_name="pay", requires_confirmation=True)
+    waiting = RunRequirement(tool_execution=call, member_agent_name="EditorAgent", member_run_id="edit")
+    with RunView(file=shown) as view:
+        view.show(of_team(team.RunStartedEvent))
+        view.show(of_team(team.RunPausedEvent, status=RunStatus.paused, requirements=[waiting]))
+        view.show(of_team(team.RunContinuedEvent))
+        view.show(of_team(team.RunCompletedEvent, status=RunStatus.completed, content="Paid."))
+    assert "(paused; waits for a yes to pay of EditorAgent)" in shown.getvalue()
+    assert shown.getvalue().rstrip().endswith("(completed)")

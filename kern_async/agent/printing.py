@@ -18,6 +18,7 @@ from kern_async.run.base import (
     CustomEvent,
     Ended,
     Failed,
+    Paused,
     RunMetrics,
     RunStatus,
     Started,
@@ -25,6 +26,7 @@ from kern_async.run.base import (
     ToolFailed,
     Work,
 )
+from kern_async.run.requirement import RunRequirement
 from kern_async.run.team import BaseTeamRunEvent, TeamRunOutput
 from kern_async.run.tool import ToolExecution
 
@@ -357,9 +359,23 @@ def _describe_end(event: Ended, content: object) -> str:
             parts.append(f"still going: {_works(event.abandoned)}")
     elif isinstance(event, Failed):
         parts.append(f"{event.error_type}: {event.error}")
+    elif isinstance(event, Paused):
+        parts.append(f"waits for {', '.join(map(_waiting, event.requirements)) or 'nothing'}")
     if event.metrics and event.metrics.duration is not None:
         parts.append(f"{event.metrics.duration:.1f} s")
     return "; ".join(parts)
+
+
+def _waiting(requirement: RunRequirement) -> str:
+    what = (
+        "a yes to"
+        if requirement.needs_confirmation
+        else "values for"
+        if requirement.needs_user_input
+        else "the result of"
+    )
+    who = f" of {requirement.member_agent_name}" if requirement.member_agent_name else ""
+    return f"{what} {requirement.tool_execution.tool_name}{who}"
 
 
 def _works(works: Sequence[Work]) -> str:

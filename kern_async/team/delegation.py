@@ -185,7 +185,8 @@ class Delegation:
         attempt = child.attempt
         before = snapshot(child.context.session_state)
         try:
-            with noting(self.run, Work(kind="member", name=member.name or member.id, run_id=child.id)):
+            work = Work(kind="member", name=member.name or member.id, run_id=child.id)
+            with noting(self.run, work, child.serves):
                 await execute(child, child.body, outside="parent")
                 await child.wait_ended(attempt)
         finally:
