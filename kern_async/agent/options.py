@@ -37,14 +37,19 @@ class RunOptions(TypedDict, total=False):
 class ContinueOptions(TypedDict, total=False):
     """What `continue_run` and `acontinue_run` take besides what they continue.
 
-    `timeout` is in seconds, for this attempt and everything below it. `input` is a message before the next model
-    request. `stream_events`: see `Runnable.arun`.
+    `timeout` is in seconds, for this attempt and everything below it; without it, it is the run's. `input` is a
+    message before the next model request. `session_state`, `dependencies` and `metadata` are put over what the run
+    has. `session_id` and `user_id`, where they are given, must be the run's. `stream_events`: see `Runnable.arun`.
     """
 
     run_id: str | None
     session_id: str | None
+    user_id: str | None
     requirements: Sequence[RunRequirement | dict[str, Any]] | None
     input: str | None
+    session_state: dict[str, Any] | None
+    dependencies: dict[str, Any] | None
+    metadata: dict[str, Any] | None
     stream_events: bool
     timeout: float | None
 
@@ -52,12 +57,12 @@ class ContinueOptions(TypedDict, total=False):
 OptionsT = TypeVar("OptionsT", RunOptions, ContinueOptions)
 
 
-def known(verb: str, options: OptionsT, known: type[TypedDict] = RunOptions) -> OptionsT:  # type: ignore[valid-type]
+def known(verb: str, options: OptionsT, kind: type[Any] = RunOptions) -> OptionsT:
     """The options, if they are all among those of the verb.
 
     Raises:
         TypeError: one is not.
     """
-    if unknown := options.keys() - known.__annotations__.keys():
+    if unknown := options.keys() - kind.__annotations__.keys():
         raise TypeError(f"{verb}() got an unexpected keyword argument {min(unknown)!r}")
     return options

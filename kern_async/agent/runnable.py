@@ -15,7 +15,7 @@ from kern_async.engine import control, registry
 from kern_async.engine.execute import execute
 from kern_async.engine.loop import body_of
 from kern_async.engine.owner import Owner
-from kern_async.engine.pausing import check_output, decisions_for, enter_again, find_paused
+from kern_async.engine.pausing import Continuation, check_output, decisions_for, find_paused
 from kern_async.engine.plan import Hook, Plan, RunHook
 from kern_async.engine.run import Run
 from kern_async.engine.stream import RunStream, SyncRunStream
@@ -351,11 +351,19 @@ class Runnable(Generic[EventT, OutputT]):
         session_id: str | None = None,
         requirements: Sequence[RunRequirement | dict[str, Any]] | None = None,
         input: str | None = None,
+        user_id: str | None = None,
+        session_state: dict[str, Any] | None = None,
+        dependencies: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
         stream_events: bool = False,
         timeout: float | None = None,
     ) -> tuple[Run, Callable[[Run], None], bool]:
-        for what, text in (("run_id", run_id), ("session_id", session_id), ("input", input)):
+        texts = {"run_id": run_id, "session_id": session_id, "user_id": user_id, "input": input}
+        named = {"session_state": session_state, "dependencies": dependencies, "metadata": metadata}
+        for what, text in texts.items():
             check_text(what, text)
+        for what, values in named.items():
+            check_named(what, values)
         check_seconds("timeout", timeout)
         if run_response is not None:
             if not isinstance(cast(Any, run_response), BaseOutput):
@@ -371,10 +379,9 @@ class Runnable(Generic[EventT, OutputT]):
             requirements = requirements if requirements is not None else run_response.requirements
         if run_id is None:
             raise ConfigurationError("which run is to go on? Give its paused output, or run_id=")
-        run = find_paused(run_id, kind=self._kind, owner_id=self.id, session_id=session_id)
-        decisions = decisions_for(run, requirements or ())
-        enter = partial(enter_again, decisions=decisions, message=input, timeout=timeout)
-        return run, enter, stream_events
+        run = find_paused(run_id, kind=self._kind, owner_id=self.id, session_id=session_id, user_id=user_id)
+        again = Continuation(decisions_for(run, requirements or ()), message=input, timeout=timeout, **named)
+        return run, again.enter, stream_events
 
     def _prepare(
         self,

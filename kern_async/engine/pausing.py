@@ -7,7 +7,9 @@ with the calls that are due; a delegation then goes on with the member that it h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -44,11 +46,13 @@ def ask_person(run: Run, function: Function, execution: ToolExecution, arguments
     run.requirements[execution.tool_call_id] = requirement
 
 
-def find_paused(run_id: str, *, kind: str, owner_id: str, session_id: str | None = None) -> Run:
+def find_paused(
+    run_id: str, *, kind: str, owner_id: str, session_id: str | None = None, user_id: str | None = None
+) -> Run:
     """The paused run of that agent or team which is to go on.
 
     Raises:
-        RunNotContinuable: it is no paused run of this process, or not of that owner or session.
+        RunNotContinuable: it is no paused run of this process, or not of that owner, session or user.
     """
     run = registry.find(run_id)
     if run is None:
@@ -63,6 +67,8 @@ def find_paused(run_id: str, *, kind: str, owner_id: str, session_id: str | None
         )
     if session_id is not None and session_id != run.session_id:
         raise RunNotContinuable(f"run {run_id!r} belongs to another session than {session_id!r}")
+    if user_id is not None and user_id != run.user_id:
+        raise RunNotContinuable(f"run {run_id!r} belongs to another user than {user_id!r}")
     _check_resting(run)
     return run
 
@@ -86,7 +92,7 @@ def check_output(output: BaseOutput) -> None:
 
 
 def decisions_for(run: Run, given: Iterable[RunRequirement | dict[str, Any]]) -> list[RunRequirement]:
-    """What was decided, checked: see `enter_again`. Requirements that stay open pause the run again.
+    """What was decided, checked: see `Continuation`. Requirements that stay open pause the run again.
 
     Raises:
         ConfigurationError: one of them is none that this run, or a member of it, waits for.
@@ -125,29 +131,38 @@ def _checked(item: Any) -> RunRequirement:
     raise ConfigurationError(f"a requirement is a RunRequirement or its dict, not {item!r}")
 
 
-def enter_again(
-    run: Run,
-    *,
-    decisions: Iterable[RunRequirement] = (),
-    message: str | None = None,
-    timeout: float | None = None,
-) -> None:
-    """Reserve the next attempt of a paused run, and take over what was decided for it.
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """What a paused run's next attempt begins with."""
 
-    Raises:
-        RunNotContinuable: somebody else has it, or the run was cancelled.
-    """
-    _check_resting(run)
-    if not run.attempt.first("continue"):
-        raise RunNotContinuable(f"run {run.id!r} is being continued already")
-    waiting = _waiting(run)
-    for decision in decisions:
-        if (own := waiting.get(decision.id)) is not None:  # else it was cancelled since
-            _take_over(own.tool_execution, decision.tool_execution)
-    if message is not None:
-        run.inbox.put(message)
-    if timeout is not None:
-        run.timeout = timeout
+    decisions: Sequence[RunRequirement] = field(default=(), kw_only=False)
+    message: str | None = None
+    timeout: float | None = None
+    session_state: Mapping[str, Any] | None = None
+    dependencies: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def enter(self, run: Run) -> None:
+        """Reserve the next attempt of the run, and hand it over what was decided.
+
+        Raises:
+            RunNotContinuable: somebody else has it, or the run was cancelled.
+        """
+        _check_resting(run)
+        if not run.attempt.first("continue"):
+            raise RunNotContinuable(f"run {run.id!r} is being continued already")
+        waiting = _waiting(run)
+        for decision in self.decisions:
+            own = waiting.get(decision.id)  # None: it was cancelled since
+            if own is not None and (decision.is_resolved() or not own.is_resolved()):
+                _take_over(own.tool_execution, decision.tool_execution)
+        if self.message is not None:
+            run.inbox.put(self.message)
+        if self.timeout is not None:
+            run.timeout = self.timeout
+        run.context.session_state.update(copy.deepcopy(dict(self.session_state or {})))
+        run.context.dependencies.update(self.dependencies or {})
+        run.context.metadata.update(self.metadata or {})
 
 
 def _take_over(mine: ToolExecution, theirs: ToolExecution) -> None:
@@ -157,9 +172,9 @@ def _take_over(mine: ToolExecution, theirs: ToolExecution) -> None:
     mine.answered = theirs.answered
     if mine.external_execution_required:
         mine.result = theirs.result
-    values = {field.name: field.value for field in theirs.user_input_schema or ()}
-    for field in mine.user_input_schema or ():
-        field.value = values.get(field.name, field.value)
+    values = {asked.name: asked.value for asked in theirs.user_input_schema or ()}
+    for asked in mine.user_input_schema or ():
+        asked.value = values.get(asked.name, asked.value)
 
 
 def leave_unstarted(run: Run) -> None:

@@ -61,6 +61,10 @@ async def test_a_paused_run_is_its_owner_s_and_its_session_s(crew: Crew, verb: i
         verbs(team)[verb](run_id="mine")
     with pytest.raises(RunNotContinuable, match="another session than 's2'"):
         verbs(agent)[verb](run_id="mine", session_id="s2")
+    with pytest.raises(RunNotContinuable, match="another user than 'bob'"):
+        verbs(agent)[verb](run_id="mine", user_id="bob")
+    with pytest.raises(ConfigurationError, match="session_state is 3"):
+        verbs(agent)[verb](run_id="mine", session_state=3)
     member = other.active_requirements[0].member_run_id
     with pytest.raises(RunNotContinuable, match="continue its team's run 'theirs'"):
         verbs(agent)[verb](run_id=member)
@@ -111,3 +115,23 @@ async def test_who_comes_second_decides_nothing(crew: Crew) -> None:
             pass
     assert events.output is not None
     assert [tool.result for tool in events.output.tools] == ["paid 5"]
+
+
+async def test_what_the_run_knows_may_be_changed_when_it_goes_on(crew: Crew) -> None:
+    agent = payer(crew)
+    output = await agent.arun("Go.", session_state={"a": 1, "b": 1}, dependencies={"d": 1}, metadata={"m": 1})
+    output.active_requirements[0].confirm()
+    again = await agent.acontinue_run(
+        output, session_state={"b": 2}, dependencies={"d": 2}, metadata={"m": 2}, timeout=60
+    )
+    assert again.session_state == {"a": 1, "b": 2}
+    assert again.metadata == {"m": 2}
+
+
+async def test_an_old_copy_takes_no_word_back(crew: Crew) -> None:
+    agent = payer(crew)
+    output = await agent.arun("Go.")
+    stale = output.active_requirements[0].model_copy(deep=True)
+    output.active_requirements[0].confirm()
+    again = await agent.acontinue_run(run_id=output.run_id, requirements=[stale])
+    assert again.status is RunStatus.completed
