@@ -45,6 +45,7 @@ async def generate(run: Run, plan: Plan) -> ModelReply:
     model = plan.model
     attempt = 0
     while True:
+        hears(run)
         generation = _Generation(run, plan)
         try:
             return await generation.run_to_end()
@@ -59,6 +60,18 @@ async def generate(run: Run, plan: Plan) -> ModelReply:
         run.progress.phase = None  # no answer is under way that a graceful cancel would wait for
         await back_off(run, model, delay)
         run.progress.phase = "model"
+
+
+def hears(run: Run, *, last: bool = False) -> bool:
+    """Put what was sent to the run into its conversation; say whether there was anything.
+
+    `last`: if there is nothing the run ends, and takes no more.
+    """
+    texts = run.inbox.close() if last else run.inbox.take()
+    if texts:
+        run.inbox.reopen()
+    run.messages.extend(Message(role="user", content=text) for text in texts)
+    return bool(texts)
 
 
 async def back_off(run: Run, model: Model, seconds: float) -> None:

@@ -20,7 +20,7 @@ from .budget import LimitReached, end_at_limit
 from .calls import call_async
 from .ending import draft_of, waiting_for, words_of
 from .execute import Body
-from .generate import GO_ON, back_off, generate
+from .generate import GO_ON, back_off, generate, hears
 from .hooks import run_hooks
 from .observe import log
 from .pausing import Pausing
@@ -130,19 +130,18 @@ async def _converse(run: Run, plan: Plan) -> int:
             progress.phase = "tools"
             stops = await call_tools(run, plan)
             progress.phase = None
-            if stops and not _hears(run, last=True):
+            if stops and not hears(run, last=True):
                 return answer
-            answer = len(run.text)
         if run.halted:
             await run.checkpoint()  # an urgent cancel is on its way here
             return answer
-        _hears(run)
+        answer = len(run.text)
         try:
             reply = await _ask(run, plan)
         except LimitReached:
             return answer
         run.due = list(reply.tool_calls)
-        if run.drained or (not run.due and not _hears(run, last=True)):
+        if run.drained or (not run.due and not hears(run, last=True)):
             return answer
 
 
@@ -165,23 +164,11 @@ async def _ask(run: Run, plan: Plan) -> ModelReply:
             delay = plan.delay_between_retries * (2**attempts if plan.exponential_backoff else 1)
             attempts += 1
             await back_off(run, plan.model, delay)
-            if len(run.messages) > before:
+            if len(run.messages) > before and run.messages[-1].role == "assistant":
                 run.messages.append(Message(role="user", content=GO_ON))
         else:
             progress.phase = None
             return reply
-
-
-def _hears(run: Run, *, last: bool = False) -> bool:
-    """Put what was sent to the run into its conversation; say whether there was anything.
-
-    `last`: if there is nothing the run ends, and takes no more.
-    """
-    texts = run.inbox.close() if last else run.inbox.take()
-    if texts:
-        run.inbox.reopen()
-    run.messages.extend(Message(role="user", content=text) for text in texts)
-    return bool(texts)
 
 
 def _parse(text: str, schema: type[BaseModel] | dict[str, Any]) -> Any:
