@@ -115,18 +115,23 @@ class ProcessGroup:
         if not self.runs():
             return
         self._signal(signal.SIGTERM)
+        cancel: BaseException | None = None
         try:
-            try:
-                await self._ended(grace)
-            except GeneratorExit:  # the event loop is closed: nothing can be awaited any more
-                raise
-            except BaseException:
+            # The last one is for a cancel that comes together with the end of the grace.
+            for patience in (grace, _REAPING, _REAPING):
+                try:
+                    await self._ended(patience)
+                except GeneratorExit:  # the event loop is closed: nothing can be awaited any more
+                    raise
+                except BaseException as error:  # noqa: BLE001 - it goes on when the group is dead
+                    cancel = error
                 self.kill()
-                await self._ended(_REAPING)
-                raise
-            self.kill()
-            await self._ended(_REAPING)
+                if not self.runs():
+                    break
+            if cancel is not None:
+                raise cancel
         finally:
+            del cancel  # its traceback refers to this frame
             self.drop()
 
     def kill(self) -> None:
