@@ -135,13 +135,13 @@ class EventLog:
         """Say that a paused run goes on."""
         self.closed = False
 
-    def cursor(self, *, gate: bool, brief: bool) -> Cursor:
-        """A reader of the current attempt, from its first event on.
+    def cursor(self, *, gate: bool, brief: bool, attempt: int = 0) -> Cursor:
+        """A reader of one attempt of the root's run, from its first event on.
 
         `gate` makes it the one that holds the run back when it falls behind; `brief` leaves out what
         `stream_events=False` leaves out.
         """
-        cursor = Cursor(self, brief=brief)
+        cursor = Cursor(self, brief=brief, attempt=attempt)
         if gate:
             self._gate = cursor
         return cursor
@@ -178,11 +178,16 @@ class Cursor:
 
     __slots__ = ("_attempt", "_brief", "_log", "position")
 
-    def __init__(self, log: EventLog, *, brief: bool) -> None:
+    def __init__(self, log: EventLog, *, brief: bool, attempt: int) -> None:
         self._log = log
         self._brief = brief
-        self._attempt = len(log.ends)
-        self.position = log.ends[-1] if log.ends else 0
+        self._attempt = attempt
+        if not attempt:
+            self.position = 0
+        elif len(log.ends) >= attempt:
+            self.position = log.ends[attempt - 1]
+        else:
+            self.position = len(log.events) + 1  # the paused event is just being appended
 
     @property
     def _end(self) -> int | None:

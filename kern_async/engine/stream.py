@@ -42,7 +42,7 @@ class _Reader(Generic[ItemT, OutputT]):
         self._body: Body | None = body
         self._run = run
         self._attempt = run.attempt
-        self._cursor = run.log.cursor(gate=True, brief=not stream_events)
+        self._cursor = run.log.cursor(gate=True, brief=not stream_events, attempt=self._attempt.number)
         self._output_due = yield_run_output
         self._closed = False
         self._waiting: int = 0
