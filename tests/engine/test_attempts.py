@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from kern_async import Agent, RunStatus, acancel_run, cancel_run, tool
+from kern_async import Agent, RunStatus, Team, acancel_run, cancel_run, tool
+from kern_async.engine import registry
 from kern_async.engine.execute import execute
 from kern_async.engine.log import EventLog
 from kern_async.engine.owner import Owner
@@ -104,6 +105,32 @@ async def test_nobody_ends_a_run_before_its_pause_is_in_the_log(monkeypatch: pyt
     assert answers == [True]
     assert names(run)[-2:] == ["RunPaused", "RunCancelled"]
     assert not get_active_runs()
+
+
+async def test_a_member_that_is_cancelled_while_its_team_begins_again_does_not_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    member = an_agent()
+    leader = ScriptedModel("lead", [call("delegate_task_to_member", member_id="solo", task="go"), "done"])
+    team = Team([member], name="Team", model=leader)
+    output = await team.arun("go")
+    waiting = output.active_requirements[0].member_run_id
+    assert waiting is not None
+    release = registry.release
+    answers: list[bool] = []
+
+    def late(run: Run) -> None:
+        release(run)
+        if run.parent is None and not answers:
+            answers.append(cancel_run(waiting))
+
+    monkeypatch.setattr(registry, "release", late)
+    async with team.acontinue_run(output, stream=True, stream_events=True) as events:
+        seen = [(event.event, event.run_id == waiting) async for event in events]
+    assert answers == [True]
+    assert seen[:2] == [("TeamRunContinued", False), ("RunCancelled", True)]
+    assert ("RunContinued", True) not in seen
+    assert seen[-1][0] == "TeamRunCompleted"
 
 
 async def test_a_continuation_waits_until_the_pause_is_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import anyio.to_thread
 import pytest
 
 from kern_async import Agent, RunOutput, RunStatus, Team, acancel_run, cancel_run, tool
+from kern_async.engine.registry import find
 from kern_async.exceptions import RunIdInUse, RunNotContinuable
 from kern_async.run.cancel import get_active_runs
 from kern_async.testing import Stall, Text, ToolCall
@@ -176,6 +177,36 @@ async def test_a_reader_that_leaves_after_the_pause_does_not_end_the_run(crew: C
     first.active_requirements[0].confirm()
     assert (await agent.acontinue_run(first)).status is RunStatus.completed
     assert first.status is RunStatus.paused, "what the first attempt left stays what it was"
+    assert first.metrics.model_requests == 1
+
+
+async def test_a_reader_that_has_read_nothing_yet_reads_its_own_attempt_only(crew: Crew) -> None:
+    agent = payer(crew)
+    late = agent.arun("Go.", stream=True, run_id="the-run")
+    async with late:
+        await crew.provider.await_until(lambda: _rests("the-run"))
+        output = late.output
+        assert output is not None
+        output.active_requirements[0].confirm()
+        assert (await agent.acontinue_run(output)).status is RunStatus.completed
+        assert names([event async for event in late]) == ["RunStarted", "RunContent", "RunPaused"]
+        assert late.output is output
+
+
+async def test_a_reader_that_leaves_without_having_seen_the_pause_leaves_the_run_paused(crew: Crew) -> None:
+    agent = payer(crew)
+    async with agent.arun("Go.", stream=True, run_id="the-run"):
+        await crew.provider.await_until(lambda: _rests("the-run"))
+    dropped: Any = agent.arun("Go.", stream=True, run_id="other")
+    del dropped
+    gc.collect()
+    assert get_active_runs() == {"the-run": False}
+    assert cancel_run("the-run")
+
+
+def _rests(run_id: str) -> bool:
+    run = find(run_id)
+    return run is not None and run.resting
 
 
 async def test_a_continuation_that_is_dropped_before_it_began_leaves_the_run_paused(crew: Crew) -> None:
