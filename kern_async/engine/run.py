@@ -550,8 +550,9 @@ class Run:
                 if member.attempt.first("begin"):
                     member.finish(foreign=foreign)
         self.messages.extend(answer_to(call, CUT, error=True) for call in self.due)
+        cut = {call.id for call in self.due}
         for execution in self.tools:
-            if execution.result is None and execution.tool_call_id in self.requirements:
+            if execution.result is None and execution.tool_call_id in cut:
                 execution.result, execution.tool_call_error = CUT, True
         self.due = []
         self.messages.extend(Message(role="user", content=text) for text in self.inbox.close())
