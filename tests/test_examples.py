@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kern_async.testing import Forever, ProviderServer, Request, Stall, Text, ToolCall
+from kern_async.testing import Forever, Gate, ProviderServer, Request, Stall, Text, ToolCall
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def example(
-    name: str, provider: ProviderServer, seconds: float | None = None
+    name: str, provider: ProviderServer, seconds: float | None = None, *arguments: str
 ) -> Generator[subprocess.Popen[str]]:
     """The running example; every warning in it is an error, and `seconds` is its delay or deadline."""
     environment = {
@@ -41,8 +41,9 @@ def example(
     if seconds is not None:
         environment["SECONDS"] = str(seconds)
     with subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name)],
+        [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name), *arguments],
         env=environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -77,8 +78,8 @@ def rest_of(process: subprocess.Popen[str], provider: ProviderServer, *, exit_co
     return "".join(lines)
 
 
-def run(name: str, provider: ProviderServer, seconds: float | None = None) -> str:
-    with example(name, provider, seconds) as process:
+def run(name: str, provider: ProviderServer, seconds: float | None = None, *arguments: str) -> str:
+    with example(name, provider, seconds, *arguments) as process:
         return rest_of(process, provider)
 
 
@@ -280,6 +281,139 @@ def test_plain_script_and_ctrl_c(provider: ProviderServer) -> None:
     assert re.search("CANCELLED by (caller|consumer)$", shown, re.MULTILINE)
     assert kept(shown) == len("Once ")
     assert outcomes(provider) == ["disconnected"]
+
+
+MAIL = {"to": "ann@example.org", "text": "At ten."}
+
+
+def office(provider: ProviderServer) -> None:
+    provider.reply([ToolCall("delegate_task_to_member", {"member_id": "clerk", "task": "Mail."})], when=asked)
+    provider.reply([Text("I write. "), ToolCall("send_mail", MAIL)], when=asked)
+    provider.reply(Text("Sent."), when=lambda request: "The mail to ann" in request.last_text)
+    provider.reply(Text("Refused."), when=lambda request: "does not want" in request.last_text)
+    provider.reply(Text("That is all."))
+
+
+def test_ask_first_with_a_yes(provider: ProviderServer) -> None:
+    office(provider)
+    shown = run("ask_first.py", provider, None, "--yes")
+    assert shown.startswith(
+        "Clerk wants send_mail({'to': 'ann@example.org', 'text': 'At ten.'}). Allow it? yes"
+    )
+    assert "(sent to ann@example.org)" in shown
+    assert "COMPLETED: That is all." in shown
+    assert "I write. Sent." in provider.requests[-1].last_text
+    assert len(provider.requests) == 4
+
+
+def test_ask_first_with_a_no(provider: ProviderServer) -> None:
+    office(provider)
+    shown = run("ask_first.py", provider, None, "--no")
+    assert "(sent" not in shown
+    assert "COMPLETED: That is all." in shown
+    assert "the user does not want this mail to be sent" in provider.requests[2].last_text
+
+
+def test_ask_first_in_the_terminal(provider: ProviderServer) -> None:
+    office(provider)
+    with example("ask_first.py", provider) as process:
+        assert process.stdin is not None
+        process.stdin.write("y\n")
+        process.stdin.close()
+        shown = rest_of(process, provider)
+    assert "Allow it? [y/n] (sent to ann@example.org)" in shown
+    assert "COMPLETED" in shown
+
+
+def test_stop_gently(provider: ProviderServer) -> None:
+    go_on = threading.Event()
+    provider.default = [Text("Once "), Gate(go_on), Text("upon a time.")]
+    with example("stop_gently.py", provider) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(len("Once ")) == "Once "
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "\n"
+        assert process.stdout.readline() == "[finishing this answer; Ctrl-C again to stop at once]\n"
+        go_on.set()
+        shown = rest_of(process, provider)
+    assert "upon a time.\nCANCELLED by request: Ctrl-C\ninterrupted: nothing\n" in shown
+    assert kept(shown) == len("Once upon a time.")
+    assert outcomes(provider) == ["completed"]
+
+
+def test_stop_gently_and_then_at_once(provider: ProviderServer) -> None:
+    provider.default = [Text("Once "), Stall()]
+    with example("stop_gently.py", provider) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(len("Once ")) == "Once "
+        process.send_signal(signal.SIGINT)
+        process.stdout.readline()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        shown = rest_of(process, provider)
+    assert "[stopping now]\n\nCANCELLED by request: Ctrl-C\ninterrupted: model\n" in shown
+    assert kept(shown) == len("Once ")
+    assert outcomes(provider) == ["disconnected"]
+
+
+def test_limits(provider: ProviderServer) -> None:
+    provider.reply(
+        [ToolCall("delegate_task_to_member", {"member_id": "clerk", "task": "Prices."})], when=asked
+    )
+    provider.reply(
+        [ToolCall("price_of", {"fruit": fruit}) for fruit in ("apple", "pear", "plum")], when=asked
+    )
+    shown = run("limits.py", provider)
+    assert shown.count("looking up: ") == 2
+    assert "CANCELLED by limit: limit of 3 tool calls" in shown
+    assert "  price_of {'fruit': 'apple'}: 2\n  price_of {'fruit': 'pear'}: 3\n" in shown
+    assert "model requests: 2, tool calls: 3" in shown
+    assert len(provider.requests) == 2
+
+
+def test_limits_that_are_wide_enough(provider: ProviderServer) -> None:
+    provider.default = Text("Six euros.")
+    shown = run("limits.py", provider)
+    assert shown.startswith("COMPLETED")
+    assert "said: Six euros." in shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_kill_a_process_tool(provider: ProviderServer) -> None:
+    provider.reply([ToolCall("count_for_ever"), ToolCall("sleep_in_a_shell")])
+    shown = run("kill_a_process_tool.py", provider)
+    assert "running: True" in shown
+    assert "CANCELLED; left running: []" in shown
+    assert "interrupted: count_for_ever, sleep_in_a_shell" in shown
+
+
+def test_kill_a_process_tool_that_nobody_calls(provider: ProviderServer) -> None:
+    provider.default = Text("I will not.")
+    assert run("kill_a_process_tool.py", provider) == "COMPLETED; left running: []\n"
+
+
+def test_steer(provider: ProviderServer) -> None:
+    provider.reply([ToolCall("search", {"topic": "the sea"})])
+    provider.reply(Text("Under Sail."), when=lambda request: "Only books about sailing" in request.last_text)
+    shown = run("steer.py", provider)
+    assert "the message was taken: True" in shown
+    assert "COMPLETED: Under Sail." in shown
+    assert shown.count("heard: ") == 2
+    assert "a message after the end is taken: False" in shown
+
+
+def test_mcp_server(provider: ProviderServer) -> None:
+    provider.reply(ToolCall("clock_server_pid"))
+    provider.reply(ToolCall("clock_wait", {"seconds": 3600}))
+    shown = run("mcp_server.py", provider)
+    assert "the server has: clock_server_pid, clock_wait\nwaiting for 3600 s\n" in shown
+    assert "CANCELLED: nobody waits that long" in shown
+    assert "clock_wait {'seconds': 3600}: cancelled" in shown
+    server = re.search(r"clock_server_pid {}: (\d+)$", shown, re.MULTILINE)
+    assert server
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(server[1]), 0)
+    assert len(provider.requests) == 2
 
 
 def test_a_users_own_tests_pass() -> None:
