@@ -127,8 +127,15 @@ async def call_user(
         raise
 
 
-async def call_sync(run: Run, work: Work, call: Callable[[], T], *, within: ActiveCall | None = None) -> T:
-    """Run the user's `call()` in a daemon thread for `run`.
+async def call_sync(
+    run: Run,
+    work: Work,
+    call: Callable[[], T],
+    *,
+    within: ActiveCall | None = None,
+    counted: bool = True,
+) -> T:
+    """Run the user's `call()` in a daemon thread for `run`; see `run_in_thread` for `counted`.
 
     A cancel does not wait for the thread. Before its start it never starts; later it is a straggler until it ends.
     """
@@ -147,7 +154,9 @@ async def call_sync(run: Run, work: Work, call: Callable[[], T], *, within: Acti
         log("warning", "threads.exhausted", **run.names(), waiting=work.name, abandoned=list(names))
 
     with noting(run, work, within):
-        return await run_in_thread(start, name=work.name, on_abandoned=abandoned, on_blocked=blocked)
+        return await run_in_thread(
+            start, name=work.name, on_abandoned=abandoned, on_blocked=blocked, counted=counted
+        )
 
 
 @contextmanager

@@ -102,7 +102,9 @@ def output_of(run: Run, end: dict[str, Any]) -> RunOutputs:
         "content_type": "str" if content is None or isinstance(content, str) else type(content).__name__,
         "reasoning_content": "".join(run.reasoning) or None,
         "messages": list(run.messages),
-        "tools": list(run.tools),
+        "tools": [tool.model_copy() for tool in run.tools]
+        if end["status"] is RunStatus.paused
+        else list(run.tools),
         "model": run.model,
         "model_provider": run.model_provider,
         "created_at": run.created_at,

@@ -35,7 +35,8 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
     run.outside = outside
     token = None
     try:
-        deadline = math.inf if run.timeout is None else anyio.current_time() + run.timeout
+        seconds = run.seconds
+        deadline = math.inf if seconds is None else anyio.current_time() + seconds
         with anyio.CancelScope(deadline=deadline) as scope:
             # Inside the scope: asyncio keeps the timer of a deadline for a while, and with it its context.
             token = current_run.set(run)
@@ -72,6 +73,8 @@ async def _begin(run: Run, attempt: Attempt) -> bool:
         await run.log.changed.wait(lambda: attempt.end is not None or not attempt.taken("begin"))
         if attempt.end is not None:
             return False
+    if (continuation := attempt.kept("continuation")) is not None:
+        continuation.apply(run)
     run.resting = False
     if attempt.number:
         registry.release(run)

@@ -23,10 +23,15 @@ class Link:
     def __init__(self, run: Run, call: ActiveCall | None = None) -> None:
         self._run = weakref.ref(run)
         self._call = call
+        self._closed = False
+
+    def close(self) -> None:
+        """Nobody waits any more for what has this way: it is told to stop, and what it reports goes nowhere."""
+        self._closed = True
 
     @property
     def _fenced(self) -> bool:
-        return self._call is not None and self._call.over
+        return self._closed or (self._call is not None and self._call.over)
 
     @property
     def stopping(self) -> bool:

@@ -104,7 +104,7 @@ def _loop_waker(callback: Callable[[], object]) -> Wake:
 class EventLog:
     """All events of a root run and its members, in order."""
 
-    __slots__ = ("_changed", "_gate", "_room", "closed", "ends", "events", "hidden")
+    __slots__ = ("_changed", "_gate", "_room", "closed", "ends", "events", "hidden", "starts")
 
     def __init__(self) -> None:
         self.events: list[BaseEvent] = []
@@ -112,6 +112,8 @@ class EventLog:
         """Whether nobody executes the run: it has not been begun again since it last ended or paused."""
         self.ends: list[int] = []
         """How many events there were at the end of each attempt of the root's run."""
+        self.starts: dict[int, int] = {0: 0}
+        """How many there were when each attempt began. Between two of them members may have been cancelled."""
         self.hidden: set[str] = set()
         """Run ids whose events are logged but not streamed (`stream_member_events=False`)."""
         self._changed = Bell()
@@ -128,11 +130,13 @@ class EventLog:
         """Say that no event will follow in this attempt."""
         self.ends.append(len(self.events))
         self.closed = True
+        self._gate = None
         self._changed.ring(foreign=foreign)
         self._room.ring(foreign=foreign)
 
     def reopen(self) -> None:
-        """Say that a paused run goes on."""
+        """Say that a paused run goes on: the next event is the first of its next attempt."""
+        self.starts[len(self.ends)] = len(self.events)
         self.closed = False
 
     def cursor(self, *, gate: bool, brief: bool, attempt: int = 0) -> Cursor:
@@ -176,18 +180,24 @@ class EventLog:
 class Cursor:
     """A reader's place in a log. `take` and the waits are atomic under a cancel: no event is lost."""
 
-    __slots__ = ("_attempt", "_brief", "_log", "position")
+    __slots__ = ("_attempt", "_brief", "_log", "_position")
 
     def __init__(self, log: EventLog, *, brief: bool, attempt: int) -> None:
         self._log = log
         self._brief = brief
         self._attempt = attempt
-        if not attempt:
-            self.position = 0
-        elif len(log.ends) >= attempt:
-            self.position = log.ends[attempt - 1]
-        else:
-            self.position = len(log.events) + 1  # the paused event is just being appended
+        self._position: int | None = None
+
+    @property
+    def position(self) -> int:
+        """The index of the event to be read next; as long as the attempt has not begun, what is to come."""
+        return len(self._log.events) if self._position is None else self._position
+
+    def _begins(self) -> int | None:
+        """Where the attempt begins: at its first event, or where the paused one was cancelled. None: not yet."""
+        if self._attempt in self._log.starts:
+            return self._log.starts[self._attempt]
+        return self._log.ends[self._attempt - 1] if self._end is not None else None
 
     @property
     def _end(self) -> int | None:
@@ -200,9 +210,11 @@ class Cursor:
         log = self._log
         events = log.events
         end = self._end
-        while self.position < (len(events) if end is None else end):
-            event = events[self.position]
-            self.position += 1
+        if self._position is None:
+            self._position = self._begins()
+        while self._position is not None and self._position < (len(events) if end is None else end):
+            event = events[self._position]
+            self._position += 1
             log.made_room()
             if (self._brief and event.event not in BRIEF) or event.run_id in log.hidden:
                 continue
@@ -213,10 +225,13 @@ class Cursor:
     def exhausted(self) -> bool:
         """Whether the log is closed and read to its end."""
         end = self._end
-        return end is not None and self.position >= end
+        return end is not None and self._position is not None and self._position >= end
 
     def _stale(self) -> bool:
-        return self._end is not None or self.position < len(self._log.events)
+        if self._end is not None:
+            return True
+        position = self._begins() if self._position is None else self._position
+        return position is not None and position < len(self._log.events)
 
     async def wait(self) -> None:
         """Wait for an event or the end."""

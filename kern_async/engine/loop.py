@@ -69,8 +69,8 @@ async def work(run: Run, plan: Plan) -> None:
 
 
 def _gone(run: Run) -> int:
-    """How many members have ended, or are about to."""
-    return sum(member.ended or member.cancelling for member in run.children)
+    """How many members below have been cancelled, or gone on to their end, since they paused."""
+    return sum(bool(member.attempt.number) and (member.ended or member.cancelling) for member in run.below())
 
 
 async def _work_on(run: Run, plan: Plan) -> int:
@@ -85,8 +85,10 @@ async def _work_on(run: Run, plan: Plan) -> int:
         progress.prepared = True
     if plan.open is not None and not progress.opened:
         progress.phase = "tools"
-        await plan.open(run)
-        end_at_limit(run)
+        try:
+            await plan.open(run)
+        finally:
+            end_at_limit(run)
     progress.opened = True
     return await _rounds(run, plan)
 

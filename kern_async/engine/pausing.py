@@ -37,8 +37,9 @@ def ask_person(run: Run, function: Function, execution: ToolExecution, arguments
     if function.requires_user_input:
         execution.requires_user_input = True
         execution.user_input_schema = function.user_input_schema(arguments)
-    requirement = RunRequirement(tool_execution=execution, run_id=run.id)
-    requirement.tool_execution = execution  # the very object: what is decided there is decided
+    # A copy: what is decided is written there, and what comes of the call into the run's own record.
+    requirement = RunRequirement(tool_execution=execution.model_copy(deep=True), run_id=run.id)
+    run.asked.add(requirement.id)
     if run.parent is not None:
         requirement.member_agent_id = run.owner.id
         requirement.member_agent_name = run.owner.name
@@ -101,6 +102,8 @@ def decisions_for(run: Run, given: Iterable[RunRequirement | dict[str, Any]]) ->
     waiting = _waiting(run)
     for decision in decisions:
         own = waiting.get(decision.id)
+        if own is None and any(decision.id in each.asked for each in (run, *run.below())):
+            continue  # it was resolved before, or who waited for it was cancelled
         if own is None or own.tool_execution.tool_call_id != decision.tool_execution.tool_call_id:
             _check_resting(run)
             known = ", ".join(f"{r.id} ({r.tool_execution.tool_name})" for r in waiting_for(run)) or "none"
@@ -143,7 +146,7 @@ class Continuation:
     metadata: Mapping[str, Any] | None = None
 
     def enter(self, run: Run) -> None:
-        """Reserve the next attempt of the run, and hand it over what was decided.
+        """Reserve the next attempt of the run; what was decided takes effect when it begins.
 
         Raises:
             RunNotContinuable: somebody else has it, or the run was cancelled.
@@ -151,6 +154,10 @@ class Continuation:
         _check_resting(run)
         if not run.attempt.first("continue"):
             raise RunNotContinuable(f"run {run.id!r} is being continued already")
+        run.attempt.keep("continuation", self)
+
+    def apply(self, run: Run) -> None:
+        """Hand the run over what was decided, as its next attempt begins."""
         waiting = _waiting(run)
         for decision in self.decisions:
             own = waiting.get(decision.id)  # None: it was cancelled since
@@ -158,8 +165,7 @@ class Continuation:
                 _take_over(own.tool_execution, decision.tool_execution)
         if self.message is not None:
             run.inbox.put(self.message)
-        if self.timeout is not None:
-            run.timeout = self.timeout
+        run.attempt.timeout = self.timeout
         run.context.session_state.update(copy.deepcopy(dict(self.session_state or {})))
         run.context.dependencies.update(self.dependencies or {})
         run.context.metadata.update(self.metadata or {})
@@ -180,6 +186,8 @@ def _take_over(mine: ToolExecution, theirs: ToolExecution) -> None:
 def leave_unstarted(run: Run) -> None:
     """Give back what a reader reserved that is dropped before it began."""
     if run.attempt.number:
+        run.log.open_gate()
+        run.attempt.release("continuation")
         run.attempt.release("continue")
     else:
         registry.unregister(run)

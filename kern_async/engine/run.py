@@ -102,6 +102,8 @@ class Run:
     """The calls under way, by their ids."""
     requirements: dict[str, RunRequirement] = field(default_factory=dict[str, RunRequirement], init=False)
     """What the calls that are due have waited for, by their ids."""
+    asked: set[str] = field(default_factory=set[str], init=False)
+    """The ids of all requirements that it ever had."""
     inbox: Inbox = field(default_factory=Inbox, init=False)
     spent: Counter[str] = field(default_factory=Counter[str], init=False)
     """What it and all below it have used of what `RunLimits` counts."""
@@ -242,7 +244,7 @@ class Run:
             return False
         target = attempt or self.attempt
         outcome = self.claim(RunStatus.cancelled, by, reason, mode=mode, attempt=target)
-        if outcome.status is RunStatus.paused and attempt is None:
+        while outcome.status is RunStatus.paused and attempt is None:
             target = target.following()
             outcome = self.claim(RunStatus.cancelled, by, reason, mode=mode, attempt=target)
         if outcome.status is not RunStatus.cancelled:
@@ -392,7 +394,12 @@ class Run:
     @property
     def deadline_reason(self) -> str | None:
         """What the end by its own deadline gives as its reason."""
-        return f"timeout of {self.timeout:g} s" if self.timeout is not None else None
+        return f"timeout of {self.seconds:g} s" if self.seconds is not None else None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the current attempt may take."""
+        return self.timeout if self.attempt.timeout is None else self.attempt.timeout
 
     def settle_deadline(self) -> float:
         """Until when, on the event loop's clock, cut work of this run may take to end.
@@ -512,6 +519,8 @@ class Run:
         following = self._rest() if paused else None
         self._settled = attempt
         attempt.end = end
+        if paused:
+            self.output_of(attempt)  # now: what it is made of goes on changing
         if following is None:
             self.ended = True
             registry.unregister(self)

@@ -15,7 +15,7 @@ import anyio
 from kern_async.run.base import CancelledBy
 
 from . import registry
-from .attempt import CancelMode
+from .attempt import Attempt, CancelMode
 from .execute import Body
 from .host import SETTLE_MARGIN, background_loop, start_here, wait_in_thread, wait_settled
 from .pausing import leave_unstarted
@@ -39,6 +39,7 @@ class _Reader(Generic[ItemT, OutputT]):
         enter: Callable[[Run], None] = registry.register,
     ) -> None:
         enter(run)
+        self._given_back = False
         self._body: Body | None = body
         self._run = run
         self._attempt = run.attempt
@@ -86,12 +87,16 @@ class _Reader(Generic[ItemT, OutputT]):
         if body is None or not self._attempt.number:
             return False
         leave_unstarted(self._run)
+        self._attempt = Attempt(
+            self._attempt.number
+        )  # nobody's: whoever goes on with the run has nothing to do with us
+        self._given_back = True
         return True
 
     def __del__(self) -> None:
         # May run anywhere, at any moment: only requests the cancel, and never waits.
         run = getattr(self, "_run", None)
-        if run is None or self._attempt.end is not None:
+        if run is None or self._given_back or self._attempt.end is not None:
             return
         if self._body is not None:
             leave_unstarted(run)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -16,6 +17,7 @@ from kern_async.run.base import Work
 from kern_async.run.message import Message, ToolCall
 from kern_async.run.tool import ToolExecution
 from kern_async.tools import Function
+from kern_async.tools.function import BoundCall
 from kern_async.tools.result import render
 
 from .active import ActiveCall
@@ -86,6 +88,8 @@ class _Turn:
             return
         except Exception as exc:  # noqa: BLE001 - raised when the turn is over
             self.failures.append(exc)
+            if call.refusal is not None:
+                self._answers[index] = call.refusal
 
     def keep(self) -> None:
         """Put the answers into the conversation, in the order of the calls; the other calls stay due."""
@@ -122,11 +126,9 @@ def _admitted(run: Run, plan: Plan) -> list[_Call]:
 
 
 def _admit(run: Run, plan: Plan, call: ToolCall) -> _Admission:
-    if (requirement := run.requirements.get(call.id)) is not None:
-        return _Admission(execution=requirement.tool_execution)  # a person was asked about it
-    for execution in run.tools if run.attempt.number else ():
+    for execution in run.tools:
         if execution.tool_call_id == call.id and execution.result is None:
-            return _Admission(execution=execution)  # its member has waited for a person
+            return _Admission(execution=execution)  # it, or its member, has waited for a person
     if (limit := spend(run, "tool_calls")) is not None:
         return _Admission(execution=None, refusal=refused(limit))
     function = plan.tools.get(call.name)
@@ -153,6 +155,10 @@ class _Call:
         self.asked = asked
         self._admission = admission
         self.function = plan.tools.get(asked.name)
+        self.refusal: Message | None = None
+        """The answer, if a check refused the call and with it the run."""
+        self._elsewhere: str | None = None
+        """The result of a call that was executed elsewhere."""
         self._began = 0.0
 
     async def run_to_end(self) -> Message:
@@ -187,7 +193,7 @@ class _Call:
             self._pause()
             raise
         except CheckError as exc:
-            self._close(words_of(exc), error=True)
+            self.refusal = self._close(words_of(exc), error=True)
             raise
         except Exception as exc:  # noqa: BLE001 - a tool's failure is the model's to deal with
             return self._close(words_of(exc) if active.ends_by_itself() else CUT, error=True)
@@ -211,14 +217,21 @@ class _Call:
             return ToolError(f"There is no tool {self.asked.name!r}. Available tools: {known}.")
         if self._admission.refusal is not None:
             return ToolError(self._admission.refusal)
-        if self.asked.id not in self._run.requirements and _needs_person(function):
+        if not _needs_person(function):
+            return None
+        if self.asked.id not in self._run.requirements:
             try:
                 arguments = function.check(self.asked.arguments)
             except ToolError as exc:
                 return exc
             ask_person(self._run, function, execution, arguments)
-        if execution.is_paused:
+        requirement = self._run.requirements[self.asked.id]
+        if not requirement.is_resolved():
             raise Pausing
+        decided = requirement.tool_execution
+        for name in ("confirmed", "confirmation_note", "answered", "user_input_schema"):
+            setattr(execution, name, getattr(decided, name))
+        self._elsewhere = decided.result
         if execution.requires_confirmation and not execution.confirmed:
             note = execution.confirmation_note
             return ToolError("The user rejected this call." + (f" Note: {note}" if note else ""))
@@ -227,20 +240,27 @@ class _Call:
     async def _make(self, execution: ToolExecution, active: ActiveCall) -> Any:
         run, function = self._run, self.function
         if function is None or execution.external_execution_required:
-            return execution.result
-        context = replace(run.context, tool_call_id=self.asked.id, link=Link(run, active))
+            return self._elsewhere
         form = execution.user_input_schema
         given = {field.name: field.value for field in form} if form is not None else None
-        bound = function.bind(self.asked.arguments, context, given)
+
+        def bind(arguments: Mapping[str, Any] | None = None) -> tuple[BoundCall, Link]:
+            """The call, ready to be made once; its context has a way to the run of its own."""
+            link = Link(run, active)
+            context = replace(run.context, tool_call_id=self.asked.id, link=link)
+            if arguments is None or arguments == execution.tool_args:
+                return function.bind(self.asked.arguments, context, given), link
+            return function.bind(arguments, context), link
+
+        bound, _ = bind()
         execution.tool_args = bound.args
         work = Work(kind="tool", name=function.name, run_id=run.id, tool_call_id=self.asked.id)
 
         async def perform(arguments: Mapping[str, Any]) -> Any:
-            made = bound if arguments == bound.args else function.bind(arguments, context)
             if active.inner:
                 with noting(run, work, active):
-                    return await made.call()
-            return await self._try(work, made.call, function, active)
+                    return await bind(arguments)[0].call()
+            return await self._try(work, partial(bind, arguments), function, active)
 
         hooks = [*self._plan.tool_hooks, *function.tool_hooks]
         if not hooks and function.pre_hook is None and function.post_hook is None:
@@ -256,20 +276,25 @@ class _Call:
             within=active,
         )
 
-    async def _try(self, work: Work, call: Any, function: Function, active: ActiveCall) -> Any:
+    async def _try(
+        self, work: Work, bind: Callable[[], tuple[BoundCall, Link]], function: Function, active: ActiveCall
+    ) -> Any:
         run = self._run
         left = function.retries
         while True:
+            bound, link = bind()
             timed = active.patience(function.timeout) if function.timeout is not None else None
             try:
                 with timed or nullcontext():
-                    return await call_user(run, work, call, is_async=function.is_async, within=active)
+                    return await call_user(run, work, bound.call, is_async=function.is_async, within=active)
                 raise ToolError(f"{function.name} timed out after {function.timeout:g} s")
             except CheckError:
                 raise
             except Exception:
                 if not left or active.cancelled or run.halted:
                     raise
+            finally:
+                link.close()  # a thread that was left goes on
             left -= 1
             await run.checkpoint()
 

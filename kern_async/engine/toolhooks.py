@@ -128,10 +128,14 @@ class _Chain:
 
 
 class _Request:
-    """What a hook asks for: to perform what is inside it, with these arguments. `wake` wakes who asked."""
+    """What a hook asks for: to perform what is inside it, with these arguments.
 
-    def __init__(self, arguments: dict[str, Any], wake: Callable[[], object]) -> None:
+    `wake` wakes who asked; `parked`: it is a thread that waits.
+    """
+
+    def __init__(self, arguments: dict[str, Any], wake: Callable[[], object], *, parked: bool) -> None:
         self.arguments = arguments
+        self.parked = parked
         self.scope: anyio.CancelScope | None = None
         self.given_up = False
         self._wake = wake
@@ -225,7 +229,8 @@ class _Desk:
                 return
             self._in_thread = True
             with self._shield:  # `_part` lets the cancel through
-                self._result = await call_sync(run, work, hook, within=within)
+                # Not counted: it waits for the call inside, which may need a thread of its own.
+                self._result = await call_sync(run, work, hook, within=within, counted=False)
             self._in_thread = False
             if self._shield.cancelled_caught:
                 await anyio.lowlevel.checkpoint()
@@ -270,10 +275,13 @@ class _Desk:
             request.give_up()
 
     def _release(self) -> None:
-        """The run is cut: let go who waits here."""
-        self._closed = RunCancelled(f"run {self._run.id} is cancelled")
+        """The run, or just the call, is cut: let go who waits here in a thread; a coroutine is cancelled itself."""
+        alone = self._chain.within.cut_alone(self._run)
+        what = f"tool call {self._work.tool_call_id}" if alone else f"run {self._run.id}"
+        self._closed = RunCancelled(f"{what} is cancelled")
         for request in self._open:
-            request.answer(error=self._closed)
+            if request.parked:
+                request.answer(error=self._closed)
 
     async def _part(self) -> None:
         """`_release`, and see a thread that only waited here off: it is no straggler."""
@@ -297,7 +305,7 @@ class _Desk:
         if threading.get_ident() == self._thread:
             return self._ask(arguments)
         parked: queue.SimpleQueue[None] = queue.SimpleQueue()
-        request = _Request(arguments, lambda: parked.put(None))
+        request = _Request(arguments, lambda: parked.put(None), parked=True)
         try:
             self._loop.soon(self._take, request)
         except RuntimeError:  # the loop is gone, and with it the run
@@ -307,7 +315,7 @@ class _Desk:
 
     async def _ask(self, arguments: dict[str, Any]) -> Any:
         done = anyio.Event()
-        request = _Request(arguments, done.set)
+        request = _Request(arguments, done.set, parked=False)
         self._take(request)
         try:
             await done.wait()

@@ -43,12 +43,16 @@ async def run_in_thread(
     name: str,
     on_abandoned: OnAbandoned | None = None,
     on_blocked: OnBlocked | None = None,
+    counted: bool = True,
 ) -> T:
     """Call `call` in a new daemon thread, in a copy of the caller's context, and return what it returns.
 
     Waits first while `max_threads` threads of this event loop run. If stragglers for which there is no room
     among `max_abandoned_threads` are part of that, `on_blocked` is called with their names, by one of the
     waiting calls and once until they are gone.
+
+    A thread that is not `counted` does not wait and takes no other's place: one whose call waits for another thread,
+    for which there might then be none.
 
     A cancel raises at once. A call that has not begun then never does. One that has is a straggler:
     `on_abandoned` is called before the cancel goes on, and the callback that it returns when the straggler
@@ -61,13 +65,13 @@ async def run_in_thread(
         Exception: anything else that it raised, as it is.
     """
     pool = _current_pool()
-    job = _Job(call, name, pool)
+    job = _Job(call, name, pool, counted=counted)
     await pool.acquire(job, on_blocked)
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
         job.start()
     except BaseException:
-        pool.limiter.release_on_behalf_of(job)
+        pool.release(job)
         raise
     try:
         await job.ended.wait()
@@ -127,6 +131,8 @@ class _Pool:
     warned: bool = False
 
     async def acquire(self, job: _Job[Any], on_blocked: OnBlocked | None) -> None:
+        if not job.counted:
+            return
         try:
             self.limiter.acquire_on_behalf_of_nowait(job)
         except anyio.WouldBlock:
@@ -149,7 +155,8 @@ class _Pool:
         self.warn()
 
     def release(self, job: _Job[Any]) -> None:
-        self.limiter.release_on_behalf_of(job)
+        if job.counted:
+            self.limiter.release_on_behalf_of(job)
         self.holding.pop(job, None)
         if not self.holding:
             self.warned = False
@@ -178,8 +185,9 @@ class _Job(Generic[T]):
     it a straggler? `parted`: which of the two is the second to leave, and so counts the straggler out?
     """
 
-    def __init__(self, call: Callable[[], T], name: str, pool: _Pool) -> None:
+    def __init__(self, call: Callable[[], T], name: str, pool: _Pool, *, counted: bool) -> None:
         self.name = name
+        self.counted = counted
         self.ended = anyio.Event()
         self._call: Callable[[], T] | None = call
         self._pool = pool
@@ -225,7 +233,7 @@ class _Job(Generic[T]):
         if self._firsts.setdefault("ended", "waiter") != "waiter":
             return
         _abandoned[self] = None
-        if len(_abandoned) <= _limits.max_abandoned:
+        if not self.counted or len(_abandoned) <= _limits.max_abandoned:
             self._pool.release(self)
         else:
             del _abandoned[self]

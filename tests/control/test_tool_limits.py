@@ -263,9 +263,6 @@ async def test_a_cancel_ends_the_attempts(stage: Stage, kind: str, what: str) ->
         assert is_cancelled(output)
 
 
-@pytest.mark.xfail(
-    reason="all attempts of a call share one context, which is fenced with the call", strict=True
-)
 async def test_a_thread_that_was_left_hears_that_its_attempt_is_over(read_stage: Stage) -> None:
     """Its call goes on with another attempt; what the first one still does goes nowhere."""
     stage, held, contexts = read_stage, Held(kind="sync"), list[RunContext]()

@@ -80,15 +80,22 @@ async def test_a_paused_member_may_be_cancelled_and_its_leader_goes_on(crew: Cre
     (requirement,) = first[-1].requirements
     assert cancel_run(requirement.member_run_id, reason="not this one")
     assert not cancel_run(requirement.member_run_id)
-    with pytest.raises(Exception, match="none of run"):
-        requirement.confirm()
-        team.continue_run(run_id="the-run", requirements=[requirement])
-    async with team.acontinue_run(run_id="the-run", stream=True, stream_events=True) as stream:
-        second = [event async for event in stream]
-    check_attempts([*first, *second])
-    assert second[0].event == "RunCancelled"
+    requirement.confirm()  # too late: what is decided of it is passed over
+    run = find("the-run")
+    assert run is not None
+    async with team.acontinue_run(
+        run_id="the-run", requirements=[requirement], stream=True, stream_events=True
+    ) as stream:
+        second: list[Any] = [event async for event in stream]
+    check_attempts(run.log.events)
+    assert run.log.events[len(first)].event == "RunCancelled", "at once, and before the team goes on"
+    assert second[0].event == "TeamRunContinued"
     assert second[-1].event == "TeamRunCompleted"
     assert any("was cancelled (not this one)" in told for told in crew.told("Leader"))
+    assert len(crew.requests("Payer")) == 1
+    assert stream.output is not None
+    assert len(stream.output.tools) == 3
+    assert len(stream.output.member_responses) == 3
 
 
 async def test_a_member_that_paused_may_be_cancelled_while_its_siblings_work(crew: Crew) -> None:
@@ -108,6 +115,11 @@ async def test_a_member_that_paused_may_be_cancelled_while_its_siblings_work(cre
     check_attempts(seen)
     assert seen[-1].event == "TeamRunCompleted"
     assert [e.event for e in seen].count("RunCancelled") == 2
+    assert [e.event for e in seen].count("RunStarted") == 2, "neither is begun once more"
+    assert events.output is not None
+    assert [t.tool_call_error for t in events.output.tools] == [True, True]
+    assert len(crew.requests("Payer")) == 1
+    assert any("was cancelled" in told for told in crew.told("Leader"))
 
 
 async def test_cancelling_the_team_while_a_member_waits_and_others_work_ends_them_all(crew: Crew) -> None:
@@ -333,18 +345,21 @@ async def test_members_cancelled_from_threads_while_the_team_goes_on_leave_a_who
             threading.Thread(target=cancel_member, args=(requirement.member_run_id, answers))
             for requirement in requirements
         ]
-        events = list(first)
+        run = find(first[0].run_id)
+        assert run is not None
         stream = team.acontinue_run(
             run_id=first[0].run_id, requirements=requirements, stream=True, stream_events=True
         )
         for thread in threads:
             thread.start()
-        events += [event async for event in stream]
+        second = [event async for event in stream]
         for thread in threads:
             await anyio.to_thread.run_sync(thread.join)
-        if events[-1].event == "TeamRunPaused":  # the third paused once more before it was cancelled
+        assert second[0].event == "TeamRunContinued"
+        if second[-1].event == "TeamRunPaused":  # the third paused once more before it was cancelled
             stream = team.acontinue_run(run_id=first[0].run_id, stream=True, stream_events=True)
-            events += [event async for event in stream]
+            second = [event async for event in stream]
+        events = run.log.events
         check_attempts(events)
         statuses = {event.run_id: event.event for event in events if hasattr(event, "status")}
         for member, answer in answers.items():
