@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kern_async.testing import Forever, ProviderServer, Reply, Text
+from kern_async.testing import Forever, ProviderServer, Reply, Text, ToolCall
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,8 +46,28 @@ WHO_CAN_CANCEL = {
         "test_cancel_from_another_thread_ends_a_run_of_the_sync_facade",
         "test_a_tool_or_hook_cancels_its_own_run_of_the_sync_facade",
     ],
+    "the same, gently": [
+        "test_after_tools_lets_the_running_tool_finish_and_asks_nothing_more",
+        "test_after_turn_lets_the_answer_come_to_its_end",
+        "test_a_later_cancel_may_make_it_sooner",
+    ],
     "the same, for one member": ["test_a_cancelled_member_ends_alone_and_the_leader_is_told"],
+    "the same, for one tool call": [
+        "test_the_call_ends_the_model_is_told_and_the_run_goes_on",
+        "test_a_call_that_delegates_ends_its_members_run",
+        "test_it_may_be_ended_from_anywhere",
+    ],
+    "the same, for a run that waits for a person": [
+        "test_a_paused_run_ends_cancelled_at_once",
+        "test_a_paused_team_ends_with_its_members_first",
+    ],
     "a deadline": ["test_deadline"],
+    "a limit": [
+        "test_model_requests_are_counted_and_the_next_is_not_begun",
+        "test_tool_calls_are_counted_over_the_tree",
+        "test_a_runaway_team_stops_before_the_request_after_its_tokens_are_used",
+        "test_member_runs_past_the_limit_are_not_begun",
+    ],
     "asyncio, anyio, trio": [
         "test_a_cancelled_task_ends_its_run",
         "test_asyncio_timeout_ends_the_run_and_times_out",
@@ -123,6 +143,19 @@ def test_the_readmes_first_example_left_alone_completes(provider: ProviderServer
 
 
 @pytest.mark.slow
+def test_the_readmes_clerk_pays_when_it_may(provider: ProviderServer, tmp_path: Path) -> None:
+    (block,) = (
+        block for block in BLOCKS if "requirement.confirm()" in block.source and block.page == "README.md"
+    )
+    provider.reply(ToolCall("delegate_task_to_member", {"member_id": "clerk", "task": "Pay Ann."}))
+    provider.reply(ToolCall("pay", {"amount": 20, "to": "Ann"}))
+    provider.reply(Text("I have paid."), when=lambda request: "paid 20.0 euros to Ann" in request.last_text)
+    provider.reply(Text("All is paid."), when=lambda request: "I have paid." in request.last_text)
+    shown = run(block, provider, tmp_path)
+    assert shown == "Clerk: pay {'amount': 20.0, 'to': 'Ann'}\nCOMPLETED All is paid.\n"
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("pyright") is None, reason="needs scripts/setup quality")
 @pytest.mark.timeout(180)
 def test_all_pieces_of_code_type_check(tmp_path: Path) -> None:
@@ -165,10 +198,12 @@ def test_each_row_of_who_can_cancel_has_its_tests() -> None:
     assert {test for named in WHO_CAN_CANCEL.values() for test in named} <= names_of_tests()
 
 
-def test_engine_files_that_the_design_names_exist() -> None:
+def test_files_that_the_design_names_exist_and_it_names_all_of_the_engine() -> None:
     package = ROOT / "kern_async"
-    for name in re.findall(r"`(\w+\.py)`", (ROOT / "docs" / "design.md").read_text()):
-        assert (package / "engine" / name).exists() or (package / name).exists(), name
+    named = set(re.findall(r"`(\w+\.py)`", (ROOT / "docs" / "design.md").read_text()))
+    for name in named:
+        assert any((package / room / name).exists() for room in ("engine", "tools", "")), name
+    assert {file.name for file in (package / "engine").glob("*.py")} - {"__init__.py"} <= named
 
 
 def test_the_scripts_of_the_readme_exist() -> None:
