@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from typing import Any, cast
 
 from pydantic import BaseModel
 
 from kern_async.exceptions import ConfigurationError
+from kern_async.guardrails import BaseGuardrail
 from kern_async.run.base import RunInput
 from kern_async.run.limits import RunLimits
 from kern_async.run.message import Message
@@ -28,7 +31,7 @@ def check_seconds(what: str, value: Any, *, zero: bool = False) -> None:
     """Refuse what is neither None nor a number of seconds; `zero` allows 0."""
     if value is None:
         return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not (value > 0 or (zero and value == 0)):
         raise ConfigurationError(f"{what} is {value!r}; it is a number of seconds {'>=' if zero else '>'} 0")
 
@@ -37,6 +40,16 @@ def check_count(what: str, value: Any, *, least: int = 0) -> None:
     """Refuse what is neither None nor a whole number of at least `least`."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
         raise ConfigurationError(f"{what} is {value!r}; it is a whole number >= {least}")
+
+
+def check_hooks(what: str, value: Any) -> None:
+    """Refuse what is no list of callables or guardrails."""
+    listed = isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict))
+    hooks = list(cast("Iterable[Any]", value)) if listed else []
+    if not listed or not all(callable(hook) or isinstance(hook, BaseGuardrail) for hook in hooks):
+        raise ConfigurationError(
+            f"{what} is {value!r}; it is a list of functions (or guardrails, round a run)"
+        )
 
 
 def check_limits(value: Any) -> None:

@@ -32,6 +32,7 @@ from kern_async.tools.toolkit import collect
 from .agentic_state import update_session_state
 from .arguments import (
     check_count,
+    check_hooks,
     check_limits,
     check_named,
     check_schema,
@@ -153,6 +154,12 @@ class Runnable(Generic[EventT, OutputT]):
         for named in ("session_state", "dependencies", "metadata"):
             check_named(named, getattr(self, named))
         check_limits(self.limits)
+        for several in ("tools", "tool_hooks", "pre_hooks", "post_hooks"):
+            if getattr(self, several) is None:  # as the reference's default is
+                setattr(self, several, ())
+        for hooks in ("tool_hooks", "pre_hooks", "post_hooks"):
+            check_hooks(hooks, getattr(self, hooks))
+        collect(self.tools)  # to say at once what is wrong with them; they may still be added to
         for later in ("db", "checkpoint", "add_history_to_context", "num_history_runs"):
             if getattr(self, later):
                 raise NotImplementedError(f"{later}= of {type(self).__name__} is not there yet")

@@ -38,6 +38,7 @@ def end_of(run: Run, outcome: Outcome) -> tuple[str, dict[str, Any]]:
         "metadata": dict(run.context.metadata) or None,
         "error": words_of(run.error) if run.error is not None else None,
         "error_type": type(run.error).__name__ if run.error is not None else None,
+        "abandoned": list(run.abandoned),
     }
     if completed:
         return "RunCompleted", end
@@ -58,7 +59,6 @@ def end_of(run: Run, outcome: Outcome) -> tuple[str, dict[str, Any]]:
         "requested_at": outcome.requested_at,
         "settled_at": time.time(),
         "interrupted": list(run.interrupted),
-        "abandoned": list(run.abandoned),
     }
 
 

@@ -484,7 +484,14 @@ class Run:
         unlist = list_straggler(work)
         if work.kind == "run":
             self._unlist = unlist
-        return unlist
+
+        def ended() -> None:
+            unlist()
+            for run in self.lineage():  # those that end later need not name it
+                with suppress(ValueError):
+                    run.abandoned.remove(work)
+
+        return ended
 
     def names(self) -> dict[str, Any]:
         """The ids that every log record carries."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, cast
 
+from kern_async.agent.arguments import check_count
 from kern_async.agent.prompt import build_messages
 from kern_async.agent.runnable import Request, Runnable
 from kern_async.engine.pausing import Pausing
@@ -84,8 +85,7 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
             raise ConfigurationError(
                 f"mode of {self} is {self.mode!r}; it is one of {', '.join(TeamMode)}"
             ) from None
-        if self.max_iterations < 1:
-            raise ConfigurationError(f"max_iterations of {self} is {self.max_iterations!r}; it is at least 1")
+        check_count("max_iterations", self.max_iterations, least=1)
         self._check_members(())
 
     def _check_members(self, above: tuple[Team, ...]) -> None:

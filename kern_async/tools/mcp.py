@@ -18,6 +18,7 @@ from kern_async.exceptions import ConfigurationError, ToolError
 from kern_async.run.context import RunContext
 
 from .function import Function
+from .options import check_seconds
 from .toolkit import Toolkit
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ class MCPTools(Toolkit):
 
         if (command is not None) + (url is not None) + (server_params is not None) != 1:
             raise ConfigurationError("MCPTools needs exactly one of command=, url= and server_params=")
-        if not timeout_seconds > 0:
-            raise ConfigurationError(f"timeout_seconds must be more than 0, not {timeout_seconds!r}")
+        check_seconds("timeout_seconds", timeout_seconds)
         if server_params is not None:
             if env is not None or cwd is not None:
                 raise ConfigurationError("env and cwd belong into server_params, or give command=")

@@ -26,9 +26,8 @@ def check_options(options: Mapping[str, Any], *, of: str = "") -> None:
         raise ConfigurationError(f"{of}user_input_fields is a list of parameter names, not {fields!r}")
     if fields and not options.get("requires_user_input"):
         raise ConfigurationError(f"{of}user_input_fields={fields!r} needs requires_user_input=True")
-    timeout = cast(object, options.get("timeout"))
-    if timeout is not None and not (_is_number(timeout, int, float) and 0 < cast(float, timeout) < math.inf):
-        raise ConfigurationError(f"{of}timeout is in seconds and more than 0, not {timeout!r}")
+    if (timeout := cast(object, options.get("timeout"))) is not None:
+        check_seconds(f"{of}timeout", timeout)
     retries = cast(object, options.get("retries"))
     if retries is not None and not (_is_number(retries, int) and cast(int, retries) >= 0):
         raise ConfigurationError(f"{of}retries is a whole number of 0 or more, not {retries!r}")
@@ -44,6 +43,16 @@ def _is_list(value: object, kind: type = object) -> bool:
     return isinstance(value, list | tuple) and all(
         isinstance(item, kind) for item in cast("Sequence[object]", value)
     )
+
+
+def check_seconds(what: str, value: object) -> None:
+    """Refuse what is no number of seconds.
+
+    Raises:
+        ConfigurationError: it is no number, not more than 0, or infinite.
+    """
+    if not (_is_number(value, int, float) and 0 < cast(float, value) < math.inf):
+        raise ConfigurationError(f"{what} is in seconds and more than 0, not {value!r}")
 
 
 def _is_number(value: object, *kinds: type) -> bool:

@@ -41,6 +41,9 @@ class Toolkit:
         stop_after_tool_call_tools: Sequence[str] | None = None,
         show_result_tools: Sequence[str] | None = None,
     ) -> None:
+        for what, names in (("include_tools", include_tools), ("exclude_tools", exclude_tools)):
+            if isinstance(names, str):
+                raise ConfigurationError(f"{what} of toolkit {name!r} is {names!r}; it is a list of names")
         self.name = name
         self.instructions = instructions
         self._include = None if include_tools is None else frozenset(include_tools)

@@ -176,3 +176,28 @@ def test_every_refusal_is_a_kern_error() -> None:
     assert issubclass(ConfigurationError, KernError)
     assert issubclass(ConfigurationError, ValueError)
     assert issubclass(RunIdInUse, ConfigurationError)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tool_hooks": [42]}, "tool_hooks is"),
+        ({"pre_hooks": ["no"]}, "pre_hooks is"),
+        ({"post_hooks": print}, "post_hooks is"),
+        ({"tools": [len, len]}, "two tools are called 'len'|does not know the parameters"),
+        ({"tools": [42]}, "callable"),
+        ({"cancel_grace": float("inf")}, "cancel_grace is inf"),
+        ({"timeout": float("inf")}, "timeout is inf"),
+        ({"timeout": -1}, "timeout is -1"),
+        ({"limits": {"tool_calls": 1}}, "RunLimits"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_work_is_refused_when_it_is_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Agent(name="Solo", **options)
+
+
+def test_none_is_as_good_as_nothing_where_the_reference_has_none() -> None:
+    options: Any = {"tools": None, "tool_hooks": None, "pre_hooks": None, "post_hooks": None}
+    assert Agent(name="Solo", **options).tools == ()

@@ -16,7 +16,7 @@ from kern_async.exceptions import InputCheckError, RunCancelled
 from kern_async.run.agent import RunOutput
 from kern_async.run.base import RunStatus
 from kern_async.testing.scripted import ScriptedModel, call
-from kern_async.tools import FunctionCall
+from kern_async.tools import FunctionCall, threads
 
 RUN = "the-run"
 GRACE = 0.2
@@ -480,3 +480,24 @@ async def test_a_function_call_that_is_kept_is_of_no_use_later() -> None:
     await outcome([add], keep, a=1)
     with pytest.raises(Exception, match="keep has ended"):
         await kept[0](a=1)
+
+
+async def test_hooks_that_wait_leave_the_threads_to_the_tools() -> None:
+    """Each hook's thread waits for its tool's: counted together, they would wait for each other for ever."""
+    usual = threads._limits.max_threads
+    threads.limit_threads(max_threads=2)
+    try:
+        agents = [agent_with([add], sync_hook("outer"), sync_hook("inner"), a=1, b=n) for n in range(6)]
+        outputs: list[RunOutput] = []
+
+        async def go(agent: Agent) -> None:
+            outputs.append(await agent.arun("go"))
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for agent in agents:
+                    group.start_soon(go, agent)
+    finally:
+        threads.limit_threads(max_threads=usual)
+    assert sorted(told(output)[0] for output in outputs) == [f"outer(inner({1 + n}))" for n in range(6)]
+    assert threads.thread_usage().running == 0

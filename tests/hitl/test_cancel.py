@@ -365,3 +365,75 @@ async def test_members_cancelled_from_threads_while_the_team_goes_on_leave_a_who
         for member, answer in answers.items():
             assert answer == (statuses[member] == "RunCancelled"), number
         assert events[-1].event == "TeamRunCompleted"
+
+
+async def test_a_continuation_that_was_closed_unstarted_has_nothing_to_do_with_the_next(crew: Crew) -> None:
+    agent = crew.agent("Solo", ToolCall("pay", {"amount": 1}), [Text("Then "), Text("done.")], tools=[pay])
+    output = await agent.arun("Go.", run_id="the-run")
+    yes = output.active_requirements[0].model_copy(deep=True)
+    yes.confirm()
+    closed: Any = agent.acontinue_run(
+        run_id="the-run", requirements=[yes], input="Never mind.", timeout=0.001, stream=True
+    )
+    await closed.aclose()
+    async with agent.acontinue_run(run_id="the-run", stream=True) as stream:
+        del closed
+        gc.collect()
+        assert [event.event async for event in stream][-1] == "RunPaused", "nothing was decided"
+    output.active_requirements[0].confirm()
+    again = await agent.acontinue_run(output)
+    assert (again.status, again.content) == (RunStatus.completed, "Then done.")
+    assert [m.content for m in again.messages if m.role == "user"] == ["Go."]
+
+
+async def test_an_awaited_continuation_is_not_held_by_the_reader_of_the_attempt_before(crew: Crew) -> None:
+    words = Text([f"{n} " for n in range(600)])
+    agent = crew.agent("Solo", ToolCall("pay", {"amount": 1}), words, tools=[pay])
+    async with agent.arun("Go.", stream=True, run_id="the-run") as events:
+        async for _ in events:
+            pass
+    assert events.output is not None
+    events.output.active_requirements[0].confirm()
+    dropped: Any = agent.acontinue_run(events.output, stream=True)
+    del dropped
+    gc.collect()
+    with anyio.fail_after(20):
+        again = await agent.acontinue_run(events.output)
+    assert again.status is RunStatus.completed
+
+
+async def test_the_timeout_of_a_continuation_is_that_attempt_s_alone(crew: Crew) -> None:
+    agent = crew.agent(
+        "Solo", ToolCall("pay", {"amount": 1}), ToolCall("pay", {"amount": 2}), Text("Done."), tools=[pay]
+    )
+    output = await agent.arun("Go.", run_id="the-run")
+    output.active_requirements[0].confirm()
+    output = await agent.acontinue_run(output, timeout=30)
+    run = find("the-run")
+    assert run is not None
+    assert run.seconds is None
+    output.active_requirements[0].confirm()
+    assert (await agent.acontinue_run(output)).status is RunStatus.completed
+
+
+async def test_what_a_team_left_when_it_paused_stays_what_it_was(crew: Crew) -> None:
+    team = of_three(crew)
+    async with team.arun("Go.", stream=True, run_id="the-run") as events:
+        async for _ in events:
+            pass
+    run = find("the-run")
+    assert run is not None
+    before = run.output
+    assert before is not None
+    shown = before.to_dict()
+    copies = [r.model_copy(deep=True) for r in before.active_requirements]
+    copies[0].confirm()
+    again = await team.acontinue_run(run_id="the-run", requirements=copies)
+    assert again.status is RunStatus.completed
+    shown_now = before.to_dict()
+    for data in (shown, shown_now):
+        del data["requirements"]  # what is decided is written there
+        for member in data["member_responses"]:
+            member.pop("requirements", None)
+    assert shown_now == shown
+    assert events.output is before
