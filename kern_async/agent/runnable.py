@@ -15,7 +15,7 @@ from kern_async.engine import control, registry
 from kern_async.engine.execute import execute
 from kern_async.engine.loop import body_of
 from kern_async.engine.owner import Owner
-from kern_async.engine.pausing import Continuation, check_output, decisions_for, find_paused
+from kern_async.engine.pausing import Continuation, decisions_for, find_paused, paused_id
 from kern_async.engine.plan import Hook, Plan, RunHook
 from kern_async.engine.run import Run
 from kern_async.engine.stream import RunStream, SyncRunStream
@@ -372,20 +372,9 @@ class Runnable(Generic[EventT, OutputT]):
         for what, values in named.items():
             check_named(what, values)
         check_seconds("timeout", timeout)
-        if run_response is not None:
-            if not isinstance(cast(Any, run_response), BaseOutput):
-                raise ConfigurationError(
-                    f"run_response is {run_response!r}; it is the output of a paused run"
-                )
-            if run_id not in (None, run_response.run_id):
-                raise ConfigurationError(
-                    f"run_response is of run {run_response.run_id!r}, and run_id is {run_id!r}"
-                )
-            check_output(run_response)
-            run_id = run_response.run_id
-            requirements = requirements if requirements is not None else run_response.requirements
-        if run_id is None:
-            raise ConfigurationError("which run is to go on? Give its paused output, or run_id=")
+        run_id = paused_id(run_response, run_id)
+        if requirements is None and run_response is not None:
+            requirements = run_response.requirements
         run = find_paused(run_id, kind=self._kind, owner_id=self.id, session_id=session_id, user_id=user_id)
         again = Continuation(decisions_for(run, requirements or ()), message=input, timeout=timeout, **named)
         return run, again.enter, stream_events

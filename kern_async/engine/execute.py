@@ -15,6 +15,7 @@ from kern_async.run.base import CancelledBy, RunStatus
 from . import registry
 from .attempt import Attempt
 from .observe import log, wanted
+from .resting import settle_members
 from .run import Run, current_run
 
 Body = Callable[[Run], Awaitable[None]]
@@ -44,7 +45,7 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
             begins = "RunContinued" if attempt.number else "RunStarted"
             run.emit(begins, model=run.model, model_provider=run.model_provider)
             if attempt.number:
-                run.settle_members()
+                settle_members(run)
             if wanted("info"):
                 log("info", "run.started", **run.names())
             if not run.cancelling:

@@ -80,16 +80,26 @@ def _check_resting(run: Run) -> None:
         raise RunNotContinuable(f"run {run.id!r} {state}; only a paused run can be continued")
 
 
-def check_output(output: BaseOutput) -> None:
-    """Refuse to go on from an output that does not say PAUSED.
+def paused_id(output: Any, run_id: str | None) -> str:
+    """The id of the run that is to go on, as its output or `run_id` names it.
 
     Raises:
-        RunNotContinuable: it says something else.
+        RunNotContinuable: the output does not say PAUSED.
+        ConfigurationError: it is none, or of another run; or there is neither.
     """
+    if output is None:
+        if run_id is None:
+            raise ConfigurationError("which run is to go on? Give its paused output, or run_id=")
+        return run_id
+    if not isinstance(output, BaseOutput):
+        raise ConfigurationError(f"run_response is {output!r}; it is the output of a paused run")
+    if run_id not in (None, output.run_id):
+        raise ConfigurationError(f"run_response is of run {output.run_id!r}, and run_id is {run_id!r}")
     if output.status is not RunStatus.paused:
         raise RunNotContinuable(
             f"run {output.run_id!r} is {output.status.value}; only a PAUSED run can be continued"
         )
+    return output.run_id
 
 
 def decisions_for(run: Run, given: Iterable[RunRequirement | dict[str, Any]]) -> list[RunRequirement]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -47,6 +48,7 @@ from .log import EventLog
 from .observe import log, wanted
 from .owner import EVENTS, Owner
 from .progress import Progress
+from .resting import end_members, settle_at_rest, settle_claimed
 from .stragglers import list_straggler
 
 BLOCKED_AFTER = 0.25
@@ -133,7 +135,7 @@ class Run:
     _settle_by: float | None = field(default=None, init=False)
     began: float = field(default_factory=time.monotonic, init=False)
     created_at: int = field(default_factory=now, init=False)
-    _thread: int | None = field(default=None, init=False)
+    thread: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.log = self.parent.log if self.parent is not None else EventLog()
@@ -254,7 +256,7 @@ class Run:
         # at least one of them sees the other.
         loop = self.loop
         if loop is None:
-            self.root.settle_claimed()
+            settle_claimed(self.root)
             return True
         try:
             loop.soon(self._deliver, time.monotonic())
@@ -273,21 +275,9 @@ class Run:
                 tools=names_in_flight(since=requested),
             )
         if self.resting:
-            self._settle_at_rest(requested)
+            settle_at_rest(self, partial(self._deliver, requested))
         elif self.scope is not None and self.cancelling:
             self._press()
-
-    def _settle_at_rest(self, requested: float) -> None:
-        """End a paused run: alone where its root is paused too, else on the loop that executes that."""
-        root = self.root
-        loop = root.loop
-        if loop is None:
-            root.settle_claimed()
-        elif threading.get_ident() == root._thread:
-            self.settle_claimed()
-        else:  # the root has gone on elsewhere in the meantime
-            with suppress(RuntimeError):
-                loop.soon(self._deliver, requested)
 
     def _press(self) -> None:
         """Cut what the urgency of the cancel does not let finish; the rest stops at its next boundary."""
@@ -317,37 +307,14 @@ class Run:
         self.loop = loop
         self.began = time.monotonic()
         self._settle_by = None
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         if self.parent is None:
             for run in self.below():
                 run.loop = loop
         if self.cancelling:
             scope.cancel()
 
-    def settle_claimed(self) -> None:
-        """End, in whatever thread, what was cancelled of this run and below it, unless somebody executes it.
-
-        That one looks for claims himself, when he has made the run reachable.
-        """
-        attempt = self.attempt
-        while (self.cancelling or any(self._claimed_at_rest())) and attempt.first("begin"):
-            if self.cancelling:
-                self._settle()
-                return
-            self.settle_members()
-            attempt.release("begin")
-            self.log.changed.ring(foreign=True)
-
-    def _claimed_at_rest(self) -> Iterator[Run]:
-        return (run for run in self.below() if run.resting and not run.ended and run.cancelling)
-
-    def settle_members(self) -> None:
-        """End the members that were cancelled while they were paused."""
-        for run in list(self._claimed_at_rest()):
-            if run.attempt.first("begin"):
-                run.finish(foreign=True)
-
-    def _settle(self) -> None:
+    def settle_unbegun(self) -> None:
         """End a run that never executed, or not since it paused, in whatever thread."""
         if not self.attempt.number:
             self.emit("RunStarted", model=self.model, model_provider=self.model_provider, foreign=True)
@@ -357,7 +324,7 @@ class Run:
         """End a run whose host task was dropped before its first step, because its event loop shuts down."""
         if self.attempt.first("begin"):
             self.claim(RunStatus.cancelled, "shutdown")
-            self._settle()
+            self.settle_unbegun()
 
     def _settle_without_loop(self) -> None:
         """End a run whose event loop is gone, in the canceller's thread: its body will never run again."""
@@ -451,7 +418,7 @@ class Run:
         """Log a tool's progress, from any thread."""
         if self.loop is None or self.ended:
             return
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             self.emit("CustomEvent", content=content, tool_call_id=tool_call_id)
             return
         with suppress(RuntimeError):  # the loop is gone, and with it every reader
@@ -538,7 +505,7 @@ class Run:
         if following is not None:
             following.release("begin")
             self.log.changed.ring(foreign=True)
-            self.settle_claimed()
+            settle_claimed(self)
 
     def _rest(self) -> Attempt:
         """Be paused: where nobody executes, there is nothing that a cancel would have to be delivered to.
@@ -560,11 +527,7 @@ class Run:
 
     def _end_what_waits(self, *, foreign: bool) -> None:
         """Before the terminal event: members that wait for a person end, and what was not answered is."""
-        for member in self.children:
-            if member.resting and not member.ended:
-                member.claim(RunStatus.cancelled, "parent")
-                if member.attempt.first("begin"):
-                    member.finish(foreign=foreign)
+        end_members(self, foreign=foreign)
         self.messages.extend(answer_to(call, CUT, error=True) for call in self.due)
         cut = {call.id for call in self.due}
         for execution in self.tools:
