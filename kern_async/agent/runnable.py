@@ -371,6 +371,7 @@ class Runnable(Generic[EventT, OutputT]):
             check_text(what, text)
         for what, values in named.items():
             check_named(what, values)
+        named["session_state"] = copy.deepcopy(session_state)
         check_seconds("timeout", timeout)
         run_id = paused_id(run_response, run_id)
         if requirements is None and run_response is not None:

@@ -77,11 +77,19 @@ def frozen(end: dict[str, Any]) -> dict[str, Any]:
     """What the event of this end says: requirements as they are now, whatever is answered later."""
     if "requirements" not in end:
         return end
-    waiting = [requirement.model_copy(deep=True) for requirement in end["requirements"]]
+    waiting = [_copy(requirement) for requirement in end["requirements"]]
     return end | {
         "requirements": waiting,
         "tools": [requirement.tool_execution for requirement in waiting],
     }
+
+
+def _copy(requirement: RunRequirement) -> RunRequirement:
+    try:
+        return requirement.model_copy(deep=True)
+    except Exception:  # noqa: BLE001 - a value of the user's own that cannot be copied
+        call = requirement.tool_execution.model_copy()
+        return requirement.model_copy(update={"tool_execution": call})
 
 
 def answer_to(call: ToolCall, text: str, *, error: bool = False) -> Message:

@@ -7,7 +7,6 @@ with the calls that are due; a delegation then goes on with the member that it h
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -146,7 +145,7 @@ def _checked(item: Any) -> RunRequirement:
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """What a paused run's next attempt begins with."""
+    """What a paused run's next attempt begins with; the run may keep and change the values."""
 
     decisions: Sequence[RunRequirement] = field(default=(), kw_only=False)
     message: str | None = None
@@ -176,7 +175,7 @@ class Continuation:
         if self.message is not None:
             run.inbox.put(self.message)
         run.attempt.timeout = self.timeout
-        run.context.session_state.update(copy.deepcopy(dict(self.session_state or {})))
+        run.context.session_state.update(self.session_state or {})
         run.context.dependencies.update(self.dependencies or {})
         run.context.metadata.update(self.metadata or {})
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
-from kern_async import RunStatus, cancel_run
+from kern_async import RunStatus, cancel_run, tool
 from kern_async.exceptions import ConfigurationError, RunNotContinuable
 from kern_async.run.cancel import get_active_runs
 from kern_async.run.requirement import RunRequirement
 from kern_async.run.tool import ToolExecution
-from kern_async.testing import Stall, Text
+from kern_async.testing import Stall, Text, ToolCall
 
 from ..agent.crew import Crew
 from .test_teams import of_three, payer
@@ -135,3 +136,21 @@ async def test_an_old_copy_takes_no_word_back(crew: Crew) -> None:
     output.active_requirements[0].confirm()
     again = await agent.acontinue_run(run_id=output.run_id, requirements=[stale])
     assert again.status is RunStatus.completed
+
+
+async def test_values_that_cannot_be_copied_cost_no_pause_and_no_continuation(crew: Crew) -> None:
+    @tool(requires_user_input=True)
+    def meet(who: Any, where: Any) -> str:
+        """Meet somebody."""
+        return f"met at {where}"
+
+    agent = crew.agent("Solo", ToolCall("meet"), Text("Done."), tools=[meet])
+    output = await agent.arun("Go.")
+    output.active_requirements[0].provide_user_input({"who": threading.Lock()})
+    again = await agent.acontinue_run(output)
+    assert again.is_paused, "one field is still open"
+    with pytest.raises(TypeError, match="pickle"):
+        agent.continue_run(again, session_state={"lock": threading.Lock()})
+    again.active_requirements[0].provide_user_input({"who": "Ann", "where": "home"})
+    last = await agent.acontinue_run(again)
+    assert [done.result for done in last.tools] == ["met at home"]
