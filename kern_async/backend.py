@@ -1,16 +1,20 @@
-"""The one seam to the event loop: call into it from anywhere, and start a task that nobody encloses.
+"""The one seam to the event loop: call into it from anywhere, start a task that nobody encloses, wait for threads.
 
-Everything else is written against anyio. These two verbs are what anyio leaves to the backends, and structured
-code must not need them: only the engine does, for tasks that are owned by a run instead of by a caller's block.
+Everything else is written against anyio. This is what anyio leaves to the backends, and structured code must not
+need it: only the engine does, for tasks that are owned by a run instead of by a caller's block.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import queue
+import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
+import anyio
 import anyio.lowlevel
 
 try:  # only where trio or an older library brings it
@@ -137,3 +141,68 @@ class _TrioLoop:
 
         trio.lowlevel.spawn_system_task(step, name=name, context=context)
         return scope.cancel
+
+
+Wake = Callable[[bool], object]
+"""Wakes one waiter. True: the caller is in another thread, a signal handler or a finalizer."""
+
+
+class Bell:
+    """Where somebody waits, in tasks of any loop or in threads, for a condition to change."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: dict[Wake, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiters)
+
+    def ring(self, *, foreign: bool = False) -> None:
+        """Wake everybody who waits. `foreign` when the caller may not touch the waiters' event loop."""
+        while self._waiters:
+            try:
+                wake, _ = self._waiters.popitem()
+            except KeyError:  # another thread rang in between
+                return
+            wake(foreign)
+
+    async def wait(self, unless: Callable[[], bool]) -> None:
+        """Wait for a ring, or return at once when `unless()` holds. A cancel leaves nothing behind."""
+        event = anyio.Event()
+        wake = _loop_waker(event.set)
+        self._waiters[wake] = None
+        try:
+            if not unless():
+                await event.wait()
+        finally:
+            self._waiters.pop(wake, None)
+
+    def wait_in_thread(self, unless: Callable[[], bool], timeout: float | None = None) -> None:
+        """The same for a thread without a loop; `timeout` in seconds. KeyboardInterrupt gets through."""
+        parked: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+        def wake(_foreign: bool) -> None:
+            parked.put(None)
+
+        self._waiters[wake] = None
+        try:
+            if not unless():
+                with suppress(queue.Empty):
+                    parked.get(timeout=timeout)
+        finally:
+            self._waiters.pop(wake, None)
+
+
+def _loop_waker(callback: Callable[[], object]) -> Wake:
+    thread = threading.get_ident()
+    loop: EventLoop = current_loop()
+
+    def wake(foreign: bool) -> None:
+        with suppress(RuntimeError):  # its loop is closed: nobody waits any more
+            if not foreign and threading.get_ident() == thread:
+                callback()
+            else:
+                loop.soon(callback)
+
+    return wake

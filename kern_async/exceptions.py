@@ -15,6 +15,14 @@ KernError
 │   ├── ModelResponseError            an answer that reports its own failure
 │   ├── ModelProtocolError            an answer that is not what the protocol says
 │   └── ModelTimeout                  no first token, or no further one, in time
+├── StoreError                        the database did not do what it was asked
+│   ├── DatabaseUnusable (ValueError) it never will: no database, a newer schema, a wrong path or URL
+│   └── WriteRejected                 it refuses one write
+│       ├── Fenced                    somebody else has gone on with the run
+│       ├── RunExists                 a run of that id is stored
+│       ├── SessionExists             a session of that id is stored
+│       ├── SessionBusy               the session has live runs
+│       └── NotTheirs                 the session is another user's
 ├── OutputSchemaError                 the final text does not fit `output_schema`
 ├── ToolError                         a tool call that failed; the model is told why
 ├── InputCheckError                   a hook refused the input
@@ -128,6 +136,38 @@ class ModelTimeout(ModelError):
     """No first content within `first_token_timeout`, or none for `idle_timeout`."""
 
     retryable = True
+
+
+class StoreError(KernError):
+    """The database did not do what it was asked; the message names it and says why."""
+
+
+class DatabaseUnusable(StoreError, ValueError):
+    """The database cannot be used as it is: no database, a newer schema, a missing directory, a wrong URL."""
+
+
+class WriteRejected(StoreError):
+    """The database is well and refuses this write."""
+
+
+class Fenced(WriteRejected):
+    """The run is somebody else's: another process has continued or cancelled it."""
+
+
+class RunExists(WriteRejected):
+    """A run of this id is stored already."""
+
+
+class SessionExists(WriteRejected):
+    """A session of this id is stored already."""
+
+
+class SessionBusy(WriteRejected):
+    """The session has runs that have not ended."""
+
+
+class NotTheirs(WriteRejected, ConfigurationError):
+    """The session belongs to another user."""
 
 
 class OutputSchemaError(KernError):
