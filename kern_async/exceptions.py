@@ -4,7 +4,7 @@
 KernError
 ├── ConfigurationError (ValueError)   an agent, team, tool or call that cannot work as written
 │   ├── RunIdInUse                    a second live run under one run id
-│   └── RunNotContinuable             a run that is not paused, or not this agent's
+│   └── RunNotContinuable             a run that has completed or is live, or is not this agent's
 ├── RunEnded
 │   ├── RunFailed                     raise_for_status() of a run that ended ERROR
 │   └── RunCancelled                  raise_for_status() or raise_if_cancelled() of a cancelled run
@@ -48,21 +48,25 @@ class ConfigurationError(KernError, ValueError):
 
 
 class RunIdInUse(ConfigurationError):
-    """A live run already has this run id.
+    """A live run already has this run id, or, with a `db`, a stored one.
 
-    Run ids are free again when the run that holds one has ended, or when a created stream is dropped.
+    Without a `db`, run ids are free again when the run that holds one has ended. A created stream holds its id until
+    it is dropped.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, *, stored: bool = False) -> None:
         super().__init__(
-            f"run id {run_id!r} belongs to a run that has not ended; "
+            f"run id {run_id!r} belongs to a run that is stored; continue that run with continue_run(run_id=...), "
+            "or leave run_id out to get a new one"
+            if stored
+            else f"run id {run_id!r} belongs to a run that has not ended; "
             "cancel that run, wait for its end, or leave run_id out to get a new one"
         )
         self.run_id = run_id
 
 
 class RunNotContinuable(ConfigurationError):
-    """The run cannot be continued: it is not paused, somebody else continues it, or it is not this agent's."""
+    """The run cannot be continued: it has completed or is live, somebody else continues it, or it is not this agent's."""
 
 
 class RunEnded(KernError):

@@ -69,7 +69,7 @@ class PutRun:
 
     `new` says that no run of this id may be stored (by another fence); otherwise the write is rejected as `RunExists`.
     A write into a session of another user (both are known, and differ) is rejected as `NotTheirs`.
-    A status of `LIVE` makes an error of before go; `error_type` and `error` are columns because the reaper sets them.
+    Error and its type are set as they are given, None too; they are columns because the reaper sets them.
     """
 
     fence: Fence
@@ -83,6 +83,8 @@ class PutRun:
     """JSON: what going on with the run needs besides."""
     error_type: str | None = None
     error: str | None = None
+    messages_cut: int | None = None
+    """Messages from this place on are removed first."""
     messages: Sequence[tuple[int, str]] = ()
     """Places in the conversation, counted from 0, and their JSON."""
     tools: Sequence[tuple[int, str]] = ()

@@ -1,33 +1,5 @@
-"""What the runtime logs (SPEC §10): through structlog as the application configured it, else through logging.
+"""What the engine logs, see `kern_async.observe`."""
 
-structlog that nobody configured prints everything to stdout. A library must not do that to a program, so until
-the application configures structlog the records go to the standard logger `kern_async`, which shows warnings
-only unless the application says otherwise.
-"""
+from kern_async.observe import log, wanted
 
-from __future__ import annotations
-
-import logging
-from typing import Any, Literal
-
-import structlog
-
-_standard = logging.getLogger("kern_async")
-
-
-Level = Literal["info", "warning"]
-_NUMBERS: dict[Level, int] = {"info": logging.INFO, "warning": logging.WARNING}
-
-
-def wanted(level: Level) -> bool:
-    """Whether a record of this level goes anywhere: ask first where making it would cost."""
-    return structlog.is_configured() or _standard.isEnabledFor(_NUMBERS[level])
-
-
-def log(level: Level, event: str, **fields: Any) -> None:
-    """Log `event` with its fields, never with content of a run."""
-    if structlog.is_configured():
-        getattr(structlog.get_logger("kern_async"), level)(event, **fields)
-    elif wanted(level):
-        text = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
-        _standard.log(_NUMBERS[level], "%s %s", event, text, extra={"kern": fields})
+__all__ = ["log", "wanted"]

@@ -20,6 +20,7 @@ from typing import Literal
 
 import anyio
 
+from kern_async.db.database import kept_threads
 from kern_async.engine.host import background_loop
 from kern_async.engine.registry import get_active_runs
 from kern_async.engine.stragglers import abandoned
@@ -121,8 +122,9 @@ _POOLS = (
 
 def _threads() -> Found:
     frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage] - documented, its name notwithstanding
+    kept = kept_threads()  # a database's idle writer stays as long as somebody has the database
     for thread in threading.enumerate():
-        if thread.name == "kern-loop":  # the loop of `run()` stays as long as the process
+        if thread.name == "kern-loop" or thread in kept:  # the loop of `run()` stays as long as the process
             continue
         if not _is_idle(thread.name, frames.get(thread.ident or 0)):
             yield ("thread", thread), Leak("thread", thread.name, thread)
