@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from .as_a_user import environment
+
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 pytestmark = [
     pytest.mark.skipif(
@@ -24,13 +26,13 @@ pytestmark = [
 
 
 def demo() -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    without_key = {name: value for name, value in environment().items() if not name.startswith("OPENAI_")}
     return subprocess.Popen(
         [sys.executable, str(DEMO)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment | {"PYTHONIOENCODING": "utf-8"},
+        env=without_key | {"PYTHONIOENCODING": "utf-8"},
         start_new_session=True,
     )
 

@@ -18,6 +18,7 @@ from kern_async import Agent, RunContext, RunStatus, Team
 from kern_async.run.base import CustomEvent
 from kern_async.testing.scripted import ScriptedModel, call
 from kern_async.tools import tool
+from kern_async.tools.processes import idle_workers
 
 CANCEL_GRACE = 1.0
 
@@ -126,9 +127,11 @@ async def test_a_callers_timeout_leaves_no_process(name: str) -> None:
 
 
 async def test_a_runs_deadline_leaves_no_process() -> None:
+    assert await square.bind({"number": 2}, RunContext(run_id="r", session_id="s")).call() == 4
+    assert idle_workers(), "so that the tool begins at once"
     pids: list[int] = []
     async with agent(call("endless"), tools=[endless]).arun(
-        "Go.", stream=True, stream_events=True, timeout=8
+        "Go.", stream=True, stream_events=True, timeout=2
     ) as events:
         async for event in events:
             if isinstance(event, CustomEvent):

@@ -15,6 +15,8 @@ from kern_async import RunContext
 from kern_async.tools import Toolkit
 from kern_async.tools.mcp import MCPTools
 
+from ..as_a_user import environment
+
 SERVERS = Path(__file__).parent / "mcp_servers"
 
 
@@ -97,7 +99,7 @@ class HttpServer:
 
     def start(self) -> None:
         command = [sys.executable, str(SERVERS / "sdk.py"), self.transport, str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         self.port = int(self._process.stdout.readline())
 

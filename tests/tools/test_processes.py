@@ -558,15 +558,18 @@ def script(tmp_path: Path, code: str) -> Path:
     from kern_async.tools import tool
     from kern_async.tools.processes import idle_workers
 
+    def say(what):  # a line in one write, even if Python's output is unbuffered: workers write to the same pipe
+        print(f"{what}\\n", end="", flush=True)
+
     def call(function, report=None):
         class Link:
             stopping, grace = False, 0.3
-            def report(self, content, tool_call_id): print(content, flush=True)
+            def report(self, content, tool_call_id): say(content)
         return function.bind({}, RunContext(run_id="r", session_id="s", link=Link())).call()
 
     @tool(isolation="process")
     def pid() -> int:
-        print("from the worker")
+        print("from the worker\\n", end="")
         return os.getpid()
 
     @tool(isolation="process")
@@ -630,7 +633,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(call, endless)
             group.start_soon(call, starts)
-            print(await call(pid), flush=True)
+            say(await call(pid))
 
     if __name__ == "__main__":
         anyio.run(main)
@@ -641,6 +644,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
         pids: list[int] = []
         while len(pids) < 4:
             line = parent.stdout.readline()
+            assert line, "it has ended by itself"
             pids += [int(line)] if line.strip().isdigit() else []
         assert all(runs(pid) for pid in pids)
         parent.kill()
