@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kern_async.agent import Agent
+    from kern_async.engine.background import set_background_max_concurrency
     from kern_async.engine.control import acancel_tool_call, asend_message, cancel_tool_call, send_message
     from kern_async.engine.registry import acancel_run, cancel_run
     from kern_async.engine.stragglers import abandoned
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from kern_async.run.context import RunContext
     from kern_async.run.limits import RunLimits
     from kern_async.run.requirement import RunRequirement
+    from kern_async.run.session import Session, SessionSummary
     from kern_async.run.team import TeamRunEvent, TeamRunOutput
     from kern_async.team import Team, TeamMode
     from kern_async.tools import tool
@@ -33,6 +35,8 @@ _HOMES = {
     "RunRequirement": "run.requirement",
     "RunStatus": "run.base",
     "RunStream": "engine.stream",
+    "Session": "run.session",
+    "SessionSummary": "run.session",
     "SyncRunStream": "engine.stream",
     "Team": "team",
     "TeamMode": "team",
@@ -45,6 +49,7 @@ _HOMES = {
     "cancel_run": "engine.registry",
     "cancel_tool_call": "engine.control",
     "send_message": "engine.control",
+    "set_background_max_concurrency": "engine.background",
     "tool": "tools",
 }
 
@@ -58,6 +63,8 @@ __all__ = [
     "RunRequirement",
     "RunStatus",
     "RunStream",
+    "Session",
+    "SessionSummary",
     "SyncRunStream",
     "Team",
     "TeamMode",
@@ -70,6 +77,7 @@ __all__ = [
     "cancel_run",
     "cancel_tool_call",
     "send_message",
+    "set_background_max_concurrency",
     "tool",
 ]
 

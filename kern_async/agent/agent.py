@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,7 +25,7 @@ class Agent(Runnable[AgentEvent, RunOutput]):
     _kind: ClassVar[Literal["agent", "team"]] = "agent"
 
     def _plan(self, run: Run, request: Request) -> Plan:
-        async def messages(run: Run) -> list[Message]:
-            return build_messages(self, run, request)
+        def messages(run: Run, history: Sequence[Message]) -> list[Message]:
+            return build_messages(self, run, request, history=history)
 
         return Plan(**self._plan_fields(request), messages=messages, tools=self._own_tools())

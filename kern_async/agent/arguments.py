@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from pydantic import BaseModel
 
+from kern_async.db.database import BaseDb
+from kern_async.db.texts import storable
+from kern_async.engine.rows import dumped
 from kern_async.exceptions import ConfigurationError
 from kern_async.guardrails import BaseGuardrail
 from kern_async.run.base import RunInput
@@ -27,6 +31,14 @@ def check_text(what: str, value: Any) -> None:
         raise ConfigurationError(f"{what} is {value!r}; it is a text that is not empty, or None")
 
 
+def check_id(what: str, value: str | None) -> None:
+    """Refuse a text that no database can keep as an id."""
+    if value is not None and not storable(value):
+        raise ConfigurationError(
+            f"{what} is {value!r}; an id that is stored may have no NUL character and no half of a surrogate pair"
+        )
+
+
 def check_seconds(what: str, value: Any, *, zero: bool = False) -> None:
     """Refuse what is neither None nor a number of seconds; `zero` allows 0."""
     if value is None:
@@ -40,6 +52,61 @@ def check_count(what: str, value: Any, *, least: int = 0) -> None:
     """Refuse what is neither None nor a whole number of at least `least`."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
         raise ConfigurationError(f"{what} is {value!r}; it is a whole number >= {least}")
+
+
+def check_trim(value: Any) -> None:
+    """Refuse what is neither None nor a number of tokens nor a sync function."""
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - an object's method may be async
+        raise ConfigurationError(f"trim_history is {value!r}, which is async; it is a plain function")
+    if not callable(value):
+        check_count("trim_history", value)
+
+
+def check_db(value: Any) -> None:
+    """Refuse what is neither None nor a database."""
+    if value is not None and not isinstance(value, BaseDb):
+        raise ConfigurationError(
+            f"db is {value!r}; give a database, such as SqliteDb(db_file='runs.db'), PostgresDb(db_url=...) or InMemoryDb()"
+        )
+
+
+def check_checkpoint(value: Any) -> None:
+    """Refuse what is none of the reference's words."""
+    if value not in (None, "runs", "tool-batch"):
+        raise ConfigurationError(f"checkpoint is {value!r}; it is 'runs' or 'tool-batch', or None")
+
+
+def check_json(what: str, values: Mapping[str, Any]) -> None:
+    """Refuse values that a database could not keep as JSON."""
+    for key in dumped(values)[1]:
+        raise ConfigurationError(
+            f"{what}[{key!r}] is {values[key]!r}, which is no JSON and cannot be stored; convert it, or give it as "
+            "one of the `dependencies`, which are not stored"
+        )
+
+
+def check_background(who: Any, *, background: Any, stream: bool) -> None:
+    """Refuse a background run that could not be one."""
+    if not isinstance(background, bool):
+        raise ConfigurationError(f"background is {background!r}; it is True or False")
+    if background and who.db is None:
+        raise ConfigurationError(
+            f"background=True of {who} needs a database, where its output is found later; give db="
+        )
+    if background and stream:
+        raise ConfigurationError(
+            "a background run has no stream of its own; start it without stream=True and read run_events(run_id)"
+        )
+
+
+def check_stored(who: Any, db: Any) -> None:
+    """Refuse a run without a database of an agent or team that has a keyword which needs one."""
+    for named in ("add_history_to_context", "num_history_runs", "add_team_history_to_members"):
+        if db is None and (wanted := getattr(who, named, None)):
+            raise ConfigurationError(
+                f"{named}={wanted!r} of {who} needs a database to find earlier runs in; give the "
+                "agent or team that is run a db=, such as db=SqliteDb(db_file='runs.db')"
+            )
 
 
 def check_hooks(what: str, value: Any) -> None:

@@ -17,9 +17,17 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 def build_messages(
-    who: Runnable[Any, Any], run: Run, request: Request, *, extra: Sequence[str] = ()
+    who: Runnable[Any, Any],
+    run: Run,
+    request: Request,
+    *,
+    history: Sequence[Message] = (),
+    extra: Sequence[str] = (),
 ) -> list[Message]:
-    """The messages for the first model request; `extra` are further parts of the system message."""
+    """The messages for the first model request.
+
+    `history` is what the model is told of earlier runs, `extra` are further parts of the system message.
+    """
     system = who.system_message or "\n\n".join(part for part in _parts(who, run, request, extra) if part)
     messages = [Message(role="system", content=_fill(system, run))] if system else []
     messages += [
@@ -28,7 +36,7 @@ def build_messages(
     ]
     if who.introduction:
         messages.append(Message(role="assistant", content=who.introduction))
-    return messages + run.input.messages()
+    return [*messages, *history, *run.input.messages()]
 
 
 def _parts(who: Runnable[Any, Any], run: Run, request: Request, extra: Sequence[str]) -> list[str]:

@@ -4,44 +4,49 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Generic, Literal, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 import anyio
 
 from kern_async.engine import control, registry
+from kern_async.engine.admission import admit, enter, enter_in_thread
+from kern_async.engine.asking import Talk, drive, drive_in_thread
 from kern_async.engine.execute import execute
+from kern_async.engine.keeper import Keeper
+from kern_async.engine.kept import Kept
 from kern_async.engine.loop import body_of
 from kern_async.engine.owner import Owner
-from kern_async.engine.pausing import Continuation, decisions_for, find_paused, paused_id
-from kern_async.engine.plan import Hook, Plan, RunHook
+from kern_async.engine.plan import Plan
+from kern_async.engine.revive import revive
 from kern_async.engine.run import Run
 from kern_async.engine.stream import RunStream, SyncRunStream
-from kern_async.exceptions import ConfigurationError
+from kern_async.engine.submit import submit, submit_in_thread
 from kern_async.models.base import Model
 from kern_async.run.base import BaseOutput
 from kern_async.run.context import RunContext
 from kern_async.run.limits import RunLimits
-from kern_async.run.message import Message
-from kern_async.run.requirement import RunRequirement
-from kern_async.tools import Function, Toolkit
-from kern_async.tools.toolkit import collect
+from kern_async.tools import Toolkit
 
-from .agentic_state import update_session_state
+from .again import Found, check_again, enter_again, find_again
 from .arguments import (
-    check_count,
-    check_hooks,
+    check_background,
+    check_id,
+    check_json,
     check_limits,
     check_named,
     check_schema,
     check_seconds,
+    check_stored,
     check_text,
     checked_input,
-    slug,
 )
+from .cancelling import CancelStored
 from .options import ContinueOptions, Input, RunOptions, Schema, known
+from .sessions import Sessions
+from .settings import Settings
 
 EventT = TypeVar("EventT")
 OutputT = TypeVar("OutputT")
@@ -56,116 +61,8 @@ class Request:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Runnable(Generic[EventT, OutputT]):
-    """The keywords of `Agent` and `Team`, with the reference's names and meanings.
-
-    Args:
-        name: shown in events; the id is made of it.
-        id: default: the name in lower case, spaces and underscores as hyphens; without a name, a random one.
-        model: who answers.
-        role: what it is for, as its team's leader is told.
-        description: the first words of the system message.
-        instructions: one text, or several points. `{key}` stands for a value of the run's `session_state`,
-            `dependencies` or `metadata`.
-        expected_output, additional_context: further parts of the system message.
-        system_message: takes the place of the whole system message.
-        introduction: an assistant message before the input.
-        additional_input: messages before the input.
-        markdown, add_name_to_context, add_datetime_to_context, add_session_state_to_context: what the system
-            message also says.
-        tools: functions, `@tool`s and toolkits.
-        tool_choice: `auto`, `none`, `required`, or a tool's name.
-        tool_call_limit: how many tool calls a run may make; further ones are refused.
-        pre_hooks, post_hooks: functions and guardrails, called before and after the work; what they raise ends
-            the run.
-        output_schema: a pydantic class or JSON schema; `content` of a completed run is then its object.
-        session_id, user_id, session_state, dependencies, metadata: defaults of its runs.
-        enable_agentic_state: gives the model a tool that changes `session_state`.
-        retries, delay_between_retries, exponential_backoff: how often a run goes on after a failed model
-            request, and the seconds before. What is finished stays finished.
-        tool_hooks: called round every tool call, the first outermost; see `docs/tools.md`.
-        timeout: seconds for a run and everything below it; it then ends `cancelled_by=deadline`.
-        limits: what a run and everything below it may use; beyond it ends `cancelled_by=limit`.
-        cancel_grace: seconds that a cancelled run waits for code that does not end; the root's counts.
-        store_events, events_to_skip: whether the output lists the run's events, and which not.
-        telemetry: accepted, and without meaning: nothing here phones home.
-    """
-
-    _kind: ClassVar[Literal["agent", "team"]]
-
-    name: str | None = None
-    id: str = ""
-    model: Model | None = None
-    role: str | None = None
-    description: str | None = None
-    instructions: str | Sequence[str] | None = None
-    expected_output: str | None = None
-    additional_context: str | None = None
-    system_message: str | None = None
-    introduction: str | None = None
-    additional_input: Sequence[str | Message] = ()
-    markdown: bool = False
-    add_name_to_context: bool = False
-    add_datetime_to_context: bool = False
-    add_session_state_to_context: bool = False
-    tools: Sequence[Callable[..., Any] | Toolkit] = ()
-    tool_choice: str | dict[str, Any] | None = None
-    tool_call_limit: int | None = None
-    tool_hooks: Sequence[Hook] = ()
-    pre_hooks: Sequence[RunHook] = ()
-    post_hooks: Sequence[RunHook] = ()
-    output_schema: Schema | None = None
-    session_id: str | None = None
-    user_id: str | None = None
-    session_state: dict[str, Any] | None = None
-    dependencies: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
-    enable_agentic_state: bool = False
-    retries: int = 0
-    delay_between_retries: float = 1.0
-    exponential_backoff: bool = False
-    timeout: float | None = None
-    cancel_grace: float = 1.0
-    limits: RunLimits | None = None
-    db: Any = None
-    checkpoint: str | None = None
-    add_history_to_context: bool = False
-    num_history_runs: int | None = None
-    store_events: bool = False
-    events_to_skip: Sequence[str] = ()
-    telemetry: InitVar[bool] = False
-
-    _functions: dict[str, Function] | None = field(default=None, init=False)
-
-    def __post_init__(self, telemetry: bool) -> None:
-        check_text("name", self.name)
-        check_text("id", self.id or None)
-        self.id = self.id or slug(self.name) or f"{self._kind}-{uuid.uuid4().hex[:8]}"
-        if self.model is not None and not isinstance(cast(Any, self.model), Model):
-            raise ConfigurationError(
-                f"model of {self} is {self.model!r}; give an object such as OpenAIResponses(id='gpt-5.2')"
-            )
-        check_seconds("timeout", self.timeout)
-        check_seconds("cancel_grace", self.cancel_grace, zero=True)
-        check_seconds("delay_between_retries", self.delay_between_retries, zero=True)
-        check_count("retries", self.retries)
-        check_count("tool_call_limit", self.tool_call_limit)
-        check_schema(self.output_schema)
-        for named in ("session_state", "dependencies", "metadata"):
-            check_named(named, getattr(self, named))
-        check_limits(self.limits)
-        for several in ("tools", "tool_hooks", "pre_hooks", "post_hooks"):
-            if getattr(self, several) is None:  # as the reference's default is
-                setattr(self, several, ())
-        for hooks in ("tool_hooks", "pre_hooks", "post_hooks"):
-            check_hooks(hooks, getattr(self, hooks))
-        collect(self.tools)  # to say at once what is wrong with them; they may still be added to
-        for later in ("db", "checkpoint", "add_history_to_context", "num_history_runs"):
-            if getattr(self, later):
-                raise NotImplementedError(f"{later}= of {type(self).__name__} is not there yet")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(id={self.id!r})"
+class Runnable(Settings, Sessions, Generic[EventT, OutputT]):
+    """What can be run: an `Agent` or a `Team`. The keywords are those of `Settings`."""
 
     # Running.
 
@@ -200,19 +97,27 @@ class Runnable(Generic[EventT, OutputT]):
         starts at its first `__anext__` or `__aenter__`, has the run's id at once, and its run lives in a task of
         its own; use it as `async with x.arun(..., stream=True) as events`. `stream_events=True` delivers every
         event, otherwise those that start, say something or end. `yield_run_output=True` delivers the output
-        after the terminal event.
+        after the terminal event. `background=True` (with a `db`, not streamed) returns as soon as the run is
+        stored, with status PENDING; the run goes on by itself.
 
         A failure is an output with status ERROR. `cancel_run` gives an output with status CANCELLED. A cancel
         from outside stores the same end and goes on as itself.
 
         Raises:
             ConfigurationError: the input or an option is wrong (at the call).
-            RunIdInUse: a live run has the run id (at the call when streamed, else at the await).
+            RunIdInUse: a live run, or a stored one, has the run id (at the call when streamed, else at the await).
+            DatabaseUnusable: the `db` can never be used as it is (the same).
         """
-        run, stream_events = self._prepare(input, **known("arun", options))
+        run, stream_events = self._prepare(input, stream=stream, **known("arun", options))
         if stream:
-            return RunStream(run, run.body, stream_events=stream_events, yield_run_output=yield_run_output)
-        return self._drive(run, registry.register)
+            return RunStream(
+                run,
+                run.body,
+                stream_events=stream_events,
+                yield_run_output=yield_run_output,
+                enter=partial(self._enter_in_thread, options=options),
+            )
+        return self._submit(run, options) if run.background else self._drive(run, options)
 
     @overload
     def run(
@@ -249,14 +154,35 @@ class Runnable(Generic[EventT, OutputT]):
             RunIdInUse: a live run has the run id.
             RuntimeError: called on the background loop itself, or while the interpreter exits.
         """
-        run, stream_events = self._prepare(input, **known("run", options))
+        run, stream_events = self._prepare(input, stream=stream, **known("run", options))
+        if run.background:
+            self._enter_in_thread(run, options)
+            return cast(OutputT, submit_in_thread(run))
         reader: SyncRunStream[Any, OutputT] = SyncRunStream(
-            run, run.body, stream_events=stream_events, yield_run_output=yield_run_output
+            run,
+            run.body,
+            stream_events=stream_events,
+            yield_run_output=yield_run_output,
+            enter=partial(self._enter_in_thread, options=options),
         )
         return reader if stream else reader.wait()
 
-    async def _drive(self, run: Run, enter: Callable[[Run], None]) -> OutputT:
-        enter(run)
+    def _admission(self, run: Run, options: RunOptions) -> Talk[None]:
+        chosen_session = bool(options.get("session_id") or self.session_id)
+        return admit(run, chosen_run=bool(options.get("run_id")), chosen_session=chosen_session)
+
+    def _enter_in_thread(self, run: Run, options: RunOptions) -> None:
+        enter_in_thread(run, self._admission(run, options))
+
+    async def _drive(self, run: Run, options: RunOptions) -> OutputT:
+        await enter(run, self._admission(run, options))
+        return await self._execute(run)
+
+    async def _submit(self, run: Run, options: RunOptions) -> OutputT:
+        await enter(run, self._admission(run, options))
+        return cast(OutputT, await submit(run))
+
+    async def _execute(self, run: Run) -> OutputT:
         attempt = run.attempt
         await execute(run, run.body, outside="caller")
         await run.wait_ended(attempt)  # it may be another thread's cancel that settles it, before its start
@@ -278,7 +204,16 @@ class Runnable(Generic[EventT, OutputT]):
         run_response: BaseOutput | None = None,
         *,
         stream: Literal[True],
-        yield_run_output: bool = False,
+        yield_run_output: Literal[False] = False,
+        **options: Unpack[ContinueOptions],
+    ) -> RunStream[EventT, OutputT]: ...
+    @overload
+    def acontinue_run(
+        self,
+        run_response: BaseOutput | None = None,
+        *,
+        stream: Literal[True],
+        yield_run_output: bool,
         **options: Unpack[ContinueOptions],
     ) -> RunStream[EventT | OutputT, OutputT]: ...
     def acontinue_run(
@@ -289,28 +224,39 @@ class Runnable(Generic[EventT, OutputT]):
         yield_run_output: bool = False,
         **options: Unpack[ContinueOptions],
     ) -> Coroutine[Any, Any, OutputT] | RunStream[Any, OutputT]:
-        """Go on with a paused run, under its run id: a coroutine or a stream, as `arun` gives them.
+        """Go on with a PAUSED, CANCELLED or ERROR run, under its run id: a coroutine or a stream, as of `arun`.
 
-        The run is named by `run_response`, the output that it left when it paused, or by `run_id`. What was decided
-        is taken from `requirements`, or else from the output's or the run's own. Requirements that are still open
-        pause the run again. Calls that were finished and members that have ended are not run again. The stream
+        The run is named by `run_response`, the output that it left, or by `run_id`: of a run that is paused in this
+        process, or of one in the `db`. What was decided is taken from `requirements`, or else from the output's or
+        the run's own. Requirements that are still open pause the run again. Finished calls and members that have
+        completed are not run again; calls that were cut are answered, and members that were cut go on. The stream
         begins with `*RunContinued`.
 
-        A created stream reserves the run until it is dropped or closed, which leaves it paused. A cancel of a
+        A created stream reserves the run until it is dropped or closed, which leaves it as it was. A cancel of a
         started one is the same as for `arun`.
 
         Raises:
-            RunNotContinuable: the run is not paused, somebody else continues it, or it is not this agent's or team's
-                (at the call; the second of two that were awaited, at the await).
-            ConfigurationError: a requirement is not the run's, or an option is wrong (at the call).
+            RunNotContinuable: the run has completed or is live, somebody else continues it, or it is not this agent's
+                or team's (at the call when streamed or without a `db`, else at the await; the second of two that
+                were awaited, at the await).
+            ConfigurationError: a requirement is not the run's, or an option is wrong (the latter at the call).
+            StoreError: the run is to be found in the database, which does not answer.
         """
         given = known("acontinue_run", options, ContinueOptions)
-        run, enter, stream_events = self._prepare_again(run_response, **given)
-        if stream:
-            return RunStream(
-                run, run.body, stream_events=stream_events, yield_run_output=yield_run_output, enter=enter
-            )
-        return self._drive(run, enter)
+        stream_events = given.pop("stream_events", False)
+        check_again(stored=self.db is not None, **given)
+        if not stream and self.db is not None:
+            return self._go_on(run_response, given)
+        found = self._find_in_thread(run_response, given)
+        if not stream:
+            return self._enter_again(found)
+        return RunStream(
+            found[0],
+            found[0].body,
+            stream_events=stream_events,
+            yield_run_output=yield_run_output,
+            enter=lambda _: drive_in_thread(enter_again(found), self._seconds),
+        )
 
     @overload
     def continue_run(
@@ -326,7 +272,16 @@ class Runnable(Generic[EventT, OutputT]):
         run_response: BaseOutput | None = None,
         *,
         stream: Literal[True],
-        yield_run_output: bool = False,
+        yield_run_output: Literal[False] = False,
+        **options: Unpack[ContinueOptions],
+    ) -> SyncRunStream[EventT, OutputT]: ...
+    @overload
+    def continue_run(
+        self,
+        run_response: BaseOutput | None = None,
+        *,
+        stream: Literal[True],
+        yield_run_output: bool,
         **options: Unpack[ContinueOptions],
     ) -> SyncRunStream[EventT | OutputT, OutputT]: ...
     def continue_run(
@@ -344,46 +299,40 @@ class Runnable(Generic[EventT, OutputT]):
             RuntimeError: called on the background loop itself, or while the interpreter exits.
         """
         given = known("continue_run", options, ContinueOptions)
-        run, enter, stream_events = self._prepare_again(run_response, **given)
+        stream_events = given.pop("stream_events", False)
+        check_again(stored=self.db is not None, **given)
+        found = self._find_in_thread(run_response, given)
         reader: SyncRunStream[Any, OutputT] = SyncRunStream(
-            run, run.body, stream_events=stream_events, yield_run_output=yield_run_output, enter=enter
+            found[0],
+            found[0].body,
+            stream_events=stream_events,
+            yield_run_output=yield_run_output,
+            enter=lambda _: drive_in_thread(enter_again(found), self._seconds),
         )
         return reader if stream else reader.wait()
 
-    def _prepare_again(
-        self,
-        run_response: BaseOutput | None,
-        *,
-        run_id: str | None = None,
-        session_id: str | None = None,
-        requirements: Sequence[RunRequirement | dict[str, Any]] | None = None,
-        input: str | None = None,
-        user_id: str | None = None,
-        session_state: dict[str, Any] | None = None,
-        dependencies: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
-        stream_events: bool = False,
-        timeout: float | None = None,
-    ) -> tuple[Run, Callable[[Run], None], bool]:
-        texts = {"run_id": run_id, "session_id": session_id, "user_id": user_id, "input": input}
-        named = {"session_state": session_state, "dependencies": dependencies, "metadata": metadata}
-        for what, text in texts.items():
-            check_text(what, text)
-        for what, values in named.items():
-            check_named(what, values)
-        named["session_state"] = copy.deepcopy(session_state)
-        check_seconds("timeout", timeout)
-        run_id = paused_id(run_response, run_id)
-        if requirements is None and run_response is not None:
-            requirements = run_response.requirements
-        run = find_paused(run_id, kind=self._kind, owner_id=self.id, session_id=session_id, user_id=user_id)
-        again = Continuation(decisions_for(run, requirements or ()), message=input, timeout=timeout, **named)
-        return run, again.enter, stream_events
+    @property
+    def _seconds(self) -> float:
+        """How long each answer of the database may take."""
+        if self.store_timeout is not None:
+            return self.store_timeout
+        return self.db.store_timeout if self.db is not None else 0.0
+
+    def _find_in_thread(self, run_response: BaseOutput | None, given: ContinueOptions) -> Found:
+        return drive_in_thread(find_again(self, run_response, **given), self._seconds)
+
+    async def _go_on(self, run_response: BaseOutput | None, given: ContinueOptions) -> OutputT:
+        return await self._enter_again(await drive(find_again(self, run_response, **given), self._seconds))
+
+    async def _enter_again(self, found: Found) -> OutputT:
+        await drive(enter_again(found), self._seconds)
+        return await self._execute(found[0])
 
     def _prepare(
         self,
         input: Input,
         *,
+        stream: bool,
         stream_events: bool = False,
         run_id: str | None = None,
         session_id: str | None = None,
@@ -396,8 +345,7 @@ class Runnable(Generic[EventT, OutputT]):
         timeout: float | None = None,
         limits: RunLimits | None = None,
     ) -> tuple[Run, bool]:
-        if background:
-            raise NotImplementedError("background=True is not there yet")
+        check_background(self, background=background, stream=stream)
         check_limits(limits)
         for what, text in (("run_id", run_id), ("session_id", session_id), ("user_id", user_id)):
             check_text(what, text)
@@ -407,19 +355,22 @@ class Runnable(Generic[EventT, OutputT]):
             ("metadata", metadata),
         ):
             check_named(what, named)
+        if self.db is not None:
+            check_id("run_id", run_id)
+            check_id("session_id", session_id or self.session_id)
+            check_id("user_id", user_id or self.user_id)
+            check_json("session_state", {**(self.session_state or {}), **(session_state or {})})
+            check_json("metadata", {**(self.metadata or {}), **(metadata or {})})
         check_schema(output_schema)
         check_seconds("timeout", timeout)
         self.check()
-        model = self._find_model()
-        if model is None:
-            raise ConfigurationError(
-                f"{self} has no model; give one, such as {type(self).__name__}(model=OpenAIResponses(id='gpt-5.2'))"
-            )
+        for each in self.everybody():
+            check_stored(each, self.db)
         run = self._create(
             input,
-            model=model,
+            model=self._model(),
             run_id=run_id,
-            session_id=session_id or self.session_id or uuid.uuid4().hex,
+            session_id=session_id or self.session_id or self._session_of(user_id or self.user_id),
             user_id=user_id or self.user_id,
             session_state={**copy.deepcopy(self.session_state or {}), **copy.deepcopy(session_state or {})},
             dependencies={**(self.dependencies or {}), **(dependencies or {})},
@@ -428,6 +379,10 @@ class Runnable(Generic[EventT, OutputT]):
             timeout=timeout if timeout is not None else self.timeout,
             limits=limits if limits is not None else self.limits,
         )
+        run.given_state = frozenset(session_state or ())
+        run.background = background
+        if self.db is not None:
+            run.keeper = Keeper(self.db, run, timeout=self.store_timeout)
         return run, stream_events
 
     def _create(
@@ -471,7 +426,7 @@ class Runnable(Generic[EventT, OutputT]):
             model=model.id,
             model_provider=model.provider,
             speaks_for=speaks_for,
-            store_events=self.store_events,
+            store_events=self.store_events or (parent is not None and parent.store_events),
             events_to_skip=frozenset(map(str, self.events_to_skip)),
             body=body_of(partial(self._plan, request=request)),
         )
@@ -484,6 +439,7 @@ class Runnable(Generic[EventT, OutputT]):
         fallback_model: Model,
         session_state: dict[str, Any],
         speaks_for: Run | None,
+        run_id: str | None = None,
     ) -> Run:
         """A run as a member of the team whose run is `parent`, for the team room; it is not registered yet."""
         return self._create(
@@ -499,10 +455,43 @@ class Runnable(Generic[EventT, OutputT]):
             limits=self.limits,
             parent=parent,
             speaks_for=speaks_for,
+            run_id=run_id,
         )
 
-    def _find_model(self) -> Model | None:
-        return self.model
+    def revived(self, kept: Kept, *, keeper_of: Callable[[Run], Keeper | None]) -> Run:
+        """A root run of this agent or team that goes on from what was kept of it; it is not registered yet.
+
+        Raises:
+            ConfigurationError: there is no model.
+        """
+        self.check()
+        output = kept.output
+        run = self._create(
+            output.input.input_content if output.input is not None else "",
+            model=self._model(),
+            session_id=output.session_id,
+            user_id=output.user_id,
+            session_state={**copy.deepcopy(self.session_state or {}), **(output.session_state or {})},
+            dependencies=dict(self.dependencies or {}),
+            metadata={**(self.metadata or {}), **(output.metadata or {})},
+            output_schema=self.output_schema,
+            timeout=self.timeout,
+            limits=self.limits,
+            run_id=output.run_id,
+        )
+        run.keeper = keeper_of(run)
+        self.revive_into(run, kept)
+        return run
+
+    def revive_into(self, run: Run, kept: Kept) -> None:
+        """Have a created run, and those below it, be where the kept ones were left."""
+        revive(run, kept)
+        if run.keeper is not None:
+            run.keeper.rewrite(run)
+
+    def everybody(self) -> Iterable[Runnable[Any, Any]]:
+        """It and all that are below it."""
+        return (self,)
 
     def check(self) -> None:
         """Find at a call what would otherwise fail in the run.
@@ -531,26 +520,19 @@ class Runnable(Generic[EventT, OutputT]):
             "retries": self.retries,
             "delay_between_retries": self.delay_between_retries,
             "exponential_backoff": self.exponential_backoff,
+            "tells_history": self.add_history_to_context or self.num_history_runs is not None,
+            "num_history_runs": self.num_history_runs,
+            "trim_history": self.trim_history,
         }
-
-    def _own_tools(self) -> dict[str, Function]:
-        if self._functions is None:
-            tools = [*self.tools, update_session_state] if self.enable_agentic_state else self.tools
-            self._functions = collect(tools)
-        return dict(self._functions)
 
     # Controlling.
 
     cancel_run = staticmethod(registry.cancel_run)
-    acancel_run = staticmethod(registry.acancel_run)
+    acancel_run = CancelStored()
     cancel_tool_call = staticmethod(control.cancel_tool_call)
     acancel_tool_call = staticmethod(control.acancel_tool_call)
     send_message = staticmethod(control.send_message)
     asend_message = staticmethod(control.asend_message)
-    get_session = staticmethod(control.get_session)
-    aget_session = staticmethod(control.aget_session)
-    get_run_output = staticmethod(control.get_run_output)
-    aget_run_output = staticmethod(control.aget_run_output)
 
     # Showing.
 

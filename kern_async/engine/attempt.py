@@ -38,11 +38,13 @@ class Outcome(NamedTuple):
 class Attempt:
     """From a start or a continuation to a terminal or paused event. `end` is what it left, once it has ended."""
 
-    __slots__ = ("_slot", "end", "number", "timeout")
+    __slots__ = ("_slot", "end", "index", "number", "timeout")
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
         self.end: dict[str, Any] | None = None
+        self.index = -1
+        """The `event_index` of its last event, once it has ended."""
         self.timeout: float | None = None
         """Seconds that this attempt may take; None: as many as the run's configuration says."""
         self._slot: dict[str, Any] = {}

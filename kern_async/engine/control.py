@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, cast
+from typing import cast
 
 from kern_async.exceptions import ConfigurationError
 
 from . import registry
-
-
-def _missing(what: str) -> NoReturn:
-    raise NotImplementedError(f"{what} is not there yet")
 
 
 def cancel_tool_call(run_id: str, tool_call_id: str) -> bool:
@@ -62,23 +58,3 @@ def send_message(run_id: str, text: str) -> bool:
 async def asend_message(run_id: str, text: str) -> bool:
     """The same as `send_message`, for async code; it does not wait either."""
     return send_message(run_id, text)
-
-
-def get_session(session_id: str) -> NoReturn:
-    """A stored session. Not there yet."""
-    _missing("get_session()")
-
-
-async def aget_session(session_id: str) -> NoReturn:
-    """A stored session. Not there yet."""
-    _missing("aget_session()")
-
-
-def get_run_output(run_id: str, session_id: str | None = None) -> NoReturn:
-    """A stored run. Not there yet."""
-    _missing("get_run_output()")
-
-
-async def aget_run_output(run_id: str, session_id: str | None = None) -> NoReturn:
-    """A stored run. Not there yet."""
-    _missing("aget_run_output()")

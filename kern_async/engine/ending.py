@@ -22,6 +22,9 @@ RunOutputs = agent.RunOutput | team.TeamRunOutput
 UNSET: Final[Any] = object()
 """A run's `final` while its content is its text."""
 
+CONTINUABLE = (RunStatus.paused, RunStatus.cancelled, RunStatus.error)
+"""How a run may have ended that can be continued."""
+
 CUT = "cancelled"
 """What a call that a cancel cut is answered with, in its event and in the conversation."""
 
@@ -109,7 +112,7 @@ def output_of(run: Run, end: dict[str, Any]) -> RunOutputs:
         "input": run.input,
         "content_type": "str" if content is None or isinstance(content, str) else type(content).__name__,
         "reasoning_content": "".join(run.reasoning) or None,
-        "messages": list(run.messages),
+        "messages": [message for message in run.messages if not message.from_history],
         "tools": [tool.model_copy() for tool in run.tools]
         if end["status"] is RunStatus.paused
         else list(run.tools),
@@ -123,21 +126,12 @@ def output_of(run: Run, end: dict[str, Any]) -> RunOutputs:
     return trusted(team.TeamRunOutput, values | {"member_responses": members})
 
 
-def draft_of(run: Run) -> RunOutputs:
-    """The output as it would be if the run completed now; a post-hook may change it."""
-    content = "".join(run.text) or None if run.final is UNSET else run.final
-    state = run.context.session_state
-    return output_of(
-        run, {"status": RunStatus.running, "content": content, "metrics": run.metrics, "session_state": state}
-    )
-
-
 def kept_events(run: Run, terminal: BaseEvent) -> list[BaseEvent] | None:
     """The run's own events, its terminal one last, if it keeps them."""
     if not run.store_events:
         return None
     own = [event for event in run.log.events if event.run_id == run.id]
-    return [event for event in [*own, terminal] if event.event not in run.events_to_skip]
+    return [event for event in [*run.earlier_events, *own, terminal] if event.event not in run.events_to_skip]
 
 
 def words_of(error: BaseException) -> str:

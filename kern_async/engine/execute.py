@@ -35,6 +35,7 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
     run.enclosing = current_run.get()
     run.outside = outside
     token = None
+    stores = run.keeper is not None
     try:
         seconds = run.seconds
         deadline = math.inf if seconds is None else anyio.current_time() + seconds
@@ -42,12 +43,7 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
             # Inside the scope: asyncio keeps the timer of a deadline for a while, and with it its context.
             token = current_run.set(run)
             run.bind(scope, current_loop())
-            begins = "RunContinued" if attempt.number else "RunStarted"
-            run.emit(begins, model=run.model, model_provider=run.model_provider)
-            if attempt.number:
-                settle_members(run)
-            if wanted("info"):
-                log("info", "run.started", **run.names())
+            _announce(run, attempt)
             if not run.cancelling:
                 run.executing = True
                 await body(run)
@@ -57,14 +53,36 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
             run.claim(RunStatus.completed)
     except Exception as exc:  # noqa: BLE001 - failures of a run are data; cancellation is no Exception on any backend
         _claim_failure(run, exc)
-    except BaseException:
+    except BaseException as exc:
+        # Where the garbage collector closes what a closed event loop left, nothing can be awaited any more.
+        stores = stores and not isinstance(exc, GeneratorExit)
         run.claim(RunStatus.cancelled, outside)
         raise
     finally:
         if token is not None:
             with suppress(ValueError):  # closed by the garbage collector, in another context
                 current_run.reset(token)
-        run.finish()
+        try:
+            if stores:
+                await _store(run)
+        finally:
+            run.finish()
+
+
+def _announce(run: Run, attempt: Attempt) -> None:
+    begins = "RunContinued" if attempt.number else "RunStarted"
+    run.emit(begins, model=run.model, model_provider=run.model_provider)
+    if attempt.number:
+        settle_members(run)
+    if wanted("info"):
+        log("info", "run.started", **run.names())
+
+
+async def _store(run: Run) -> None:
+    """Have the end in the database before anybody sees it."""
+    if run.keeper is not None and not run.ended:
+        with suppress(anyio.NoEventLoopError):  # the loop was closed under the run
+            await run.keeper.settle(run)
 
 
 async def _begin(run: Run, attempt: Attempt) -> bool:

@@ -23,13 +23,7 @@ from .calls import noting
 from .ending import words_of
 from .plan import Plan
 from .run import Run
-
-CHARS_PER_TOKEN = 4
-"""What a token is taken for where the provider does not say (OpenAI's rule of thumb for English)."""
-
-
-GO_ON = "Your answer was cut off there by a fault of the connection. Go on exactly where it stops; repeat nothing."
-"""What the model is told when a run goes on after an answer that broke off."""
+from .tokens import chars_of, tokens_in
 
 
 async def generate(run: Run, plan: Plan) -> ModelReply:
@@ -208,6 +202,7 @@ class _Generation:
             error=words_of(error) if error is not None else "cancelled" if reply is None else None,
         )
         run.reasoning.extend(self._reasoning)
+        run.progress.spoken = len(run.text)
         if self._text or (reply is not None and (reply.tool_calls or reply.provider_data)):
             run.messages.append(
                 trusted(
@@ -237,8 +232,8 @@ class _Generation:
     def _estimate(self) -> Usage:
         asked = _chars(self._request.messages, self._request.tools)
         heard = sum(map(len, self._text)) + sum(map(len, self._reasoning)) + self._argument_chars
-        tokens_in, tokens_out = -(-asked // CHARS_PER_TOKEN), -(-heard // CHARS_PER_TOKEN)
-        return Usage(input_tokens=tokens_in, output_tokens=tokens_out, total_tokens=tokens_in + tokens_out)
+        given, made = tokens_in(asked), tokens_in(heard)
+        return Usage(input_tokens=given, output_tokens=made, total_tokens=given + made)
 
 
 def _from_now(seconds: float | None) -> float:
@@ -246,9 +241,7 @@ def _from_now(seconds: float | None) -> float:
 
 
 def _chars(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> int:
-    total = 0
-    for message in messages:
-        total += len(message.content or "") + sum(len(c.name) + len(c.arguments) for c in message.tool_calls)
+    total = chars_of(messages)
     for tool in tools:
         parameters: Any = tool.parameters
         total += len(tool.name) + len(tool.description) + len(json.dumps(parameters))

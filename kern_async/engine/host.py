@@ -20,11 +20,12 @@ from kern_async.backend import GONE, EventLoop, current_loop, neutral_context
 
 from . import registry
 from .attempt import Attempt
+from .background import turns
 from .execute import Body, execute
-from .run import Run
+from .run import Run, current_run
 
-SETTLE_MARGIN = 3.0
-"""Seconds beyond a run's `cancel_grace` that a reader waits for its end: the store's timeout and a little."""
+_MARGIN = 1.0
+"""Seconds beyond what a run's end may take that somebody waits for it who wants to go on himself."""
 
 _EXIT_PATIENCE = 0.5
 """Seconds that the interpreter's exit waits for the loop's own clean-up, once all runs have settled."""
@@ -32,20 +33,51 @@ _EXIT_PATIENCE = 0.5
 
 def start_here(run: Run, body: Body) -> None:
     """Start `run` in a task of its own on the calling task's event loop."""
-    _spawn(current_loop(), run, body, contextvars.copy_context())
+    _spawn(current_loop(), run, body, _context(run, contextvars.copy_context()))
+
+
+def _context(run: Run, context: contextvars.Context) -> contextvars.Context:
+    """The context for the run's task; a background run is no part of the run whose code started it."""
+    if run.background:
+        context.run(current_run.set, None)
+    return context
 
 
 def _spawn(loop: EventLoop, run: Run, body: Body, context: contextvars.Context) -> None:
     async def main() -> None:
         # Nobody holds this task, so only the loop itself can cancel it, when it shuts down.
-        await execute(run, body, outside="shutdown")
+        if not run.background:
+            await execute(run, body, outside="shutdown")
+            return
+        try:
+            await turns.enter(run)
+            if run.keeper is not None and not run.ended:
+                await run.keeper.confirm(run)
+            await execute(run, body, outside="shutdown")
+        except BaseException:
+            run.lose()  # its loop shuts down before its turn came
+            raise
+        finally:
+            turns.leave(run)
 
-    loop.spawn(main, name=f"kern-run {run.id}", on_lost=run.lose, context=context)
+    def lost() -> None:
+        run.lose()
+        turns.leave(run)
+
+    if run.background:
+        turns.queue(run)  # here: in which order tasks take their first step is the event loop's business
+    loop.spawn(main, name=f"kern-run {run.id}", on_lost=lost, context=context)
+
+
+def patience_with(run: Run) -> float:
+    """Seconds that somebody waits for a cancelled run's end: its grace, its database's time, and a little."""
+    stored = run.keeper.timeout if run.keeper is not None else 0.0
+    return run.root.cancel_grace + stored + _MARGIN
 
 
 async def wait_settled(run: Run, attempt: Attempt) -> None:
     """Wait for the end of a cancelled run's attempt under a shield, no longer than it may take."""
-    with anyio.move_on_after(run.root.cancel_grace + SETTLE_MARGIN, shield=True):
+    with anyio.move_on_after(patience_with(run), shield=True):
         await run.wait_ended(attempt)
 
 
@@ -85,7 +117,7 @@ class BackgroundLoop:
             raise RuntimeError("kern_async's background loop has stopped: the interpreter is exiting")
 
         self._runs = {other for other in self._runs if not (other.ended or other.resting)} | {run}
-        context = neutral_context()
+        context = _context(run, neutral_context())
         # A copy, for the task may enter its context before this thread has left it.
         context.copy().run(self._loop.soon, _spawn, self._loop, run, body, context)
 
@@ -129,7 +161,7 @@ class BackgroundLoop:
         runs = [(run, run.attempt) for run in self._runs if not run.resting]
         for run, attempt in runs:
             run.cancel("shutdown", attempt=attempt)
-        patience = max((run.cancel_grace for run, _ in runs), default=0) + SETTLE_MARGIN
+        patience = max((patience_with(run) for run, _ in runs), default=_MARGIN)
         until = time.monotonic() + patience
         for run, attempt in runs:
             wait_in_thread(run, attempt, until - time.monotonic())

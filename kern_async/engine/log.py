@@ -33,14 +33,16 @@ BRIEF = frozenset(
 class EventLog:
     """All events of a root run and its members, in order."""
 
-    __slots__ = ("_changed", "_gate", "_room", "closed", "ends", "events", "hidden", "starts")
+    __slots__ = ("_changed", "_gate", "_room", "base", "closed", "ends", "events", "hidden", "starts")
 
-    def __init__(self) -> None:
+    def __init__(self, *, base: int = 0, attempt: int = 0) -> None:
+        """`base` events came before, in attempts before this one's first, number `attempt`, which another log had."""
+        self.base = base
         self.events: list[BaseEvent] = []
         self.closed = False
         """Whether nobody executes the run: it has not been begun again since it last ended or paused."""
-        self.ends: list[int] = []
-        """How many events there were at the end of each attempt of the root's run."""
+        self.ends: list[int] = [0] * attempt
+        """How many events of this log there were at the end of each attempt of the root's run."""
         self.starts: dict[int, int] = {0: 0}
         """How many there were when each attempt began. Between two of them members may have been cancelled."""
         self.hidden: set[str] = set()
@@ -48,6 +50,11 @@ class EventLog:
         self._changed = Bell()
         self._room = Bell()
         self._gate: Cursor | None = None
+
+    @property
+    def next_index(self) -> int:
+        """The `event_index` of the next event."""
+        return self.base + len(self.events)
 
     def append(self, event: BaseEvent, *, foreign: bool = False) -> None:
         """Add `event` as the last one and wake who waits for it."""
@@ -77,6 +84,12 @@ class EventLog:
         cursor = Cursor(self, brief=brief, attempt=attempt)
         if gate:
             self._gate = cursor
+        return cursor
+
+    def cursor_from(self, index: int, attempt: int) -> Cursor:
+        """A reader from the event with this index on, to the end of that attempt; nothing waits for it."""
+        cursor = Cursor(self, brief=False, attempt=attempt)
+        cursor.position = max(0, index - self.base)
         return cursor
 
     def open_gate(self) -> None:
@@ -121,6 +134,10 @@ class Cursor:
     def position(self) -> int:
         """The index of the event to be read next; as long as the attempt has not begun, what is to come."""
         return len(self._log.events) if self._position is None else self._position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        self._position = position
 
     def _begins(self) -> int | None:
         """Where the attempt begins: at its first event, or where the paused one was cancelled. None: not yet."""

@@ -18,13 +18,16 @@ from kern_async.tools.toolkit import load_remote
 
 from .budget import LimitReached, end_at_limit
 from .calls import call_async
-from .ending import draft_of, waiting_for, words_of
+from .ending import waiting_for, words_of
 from .execute import Body
-from .generate import GO_ON, back_off, generate, hears
+from .generate import back_off, generate, hears
+from .history import told
 from .hooks import run_hooks
 from .observe import log
 from .pausing import Pausing
 from .plan import Plan
+from .recall import recall
+from .resume import GO_ON
 from .run import Run
 from .toolcalls import call_tools
 
@@ -46,7 +49,8 @@ async def work(run: Run, plan: Plan) -> None:
 
     A cancel interrupts any of it, or, a graceful one, has it return at the next boundary.
     """
-    answer = None
+    await _remember(run, plan)
+    answer = run.progress.answer
     while answer is None:
         gone = _gone(run)
         try:
@@ -63,6 +67,7 @@ async def work(run: Run, plan: Plan) -> None:
         return
     if plan.output_schema is not None:
         run.final = _parse("".join(run.text[answer:]), plan.output_schema)
+    run.progress.answer = answer
     run.emit("RunContentCompleted")
     if plan.post_hooks:
         await _post_hooks(run, plan)
@@ -81,7 +86,8 @@ async def _work_on(run: Run, plan: Plan) -> int:
             await run_hooks(run, plan, plan.pre_hooks, "Pre", run_input=run.input)
         if plan.remote:
             await _fetch_tools(run, plan)
-        run.messages[:] = await plan.messages(run)
+        run.messages[:] = plan.messages(run, await told(run, plan.trim_history))
+        progress.history_at = _history_at(run)
         progress.prepared = True
     if plan.open is not None and not progress.opened:
         progress.phase = "tools"
@@ -91,6 +97,24 @@ async def _work_on(run: Run, plan: Plan) -> int:
             end_at_limit(run)
     progress.opened = True
     return await _rounds(run, plan)
+
+
+async def _remember(run: Run, plan: Plan) -> None:
+    """Learn what the session knows, and have the database know of the run: in this order, for that is quicker."""
+    progress = run.progress
+    if not progress.recalled:
+        await recall(run, plan)
+        if progress.prepared and progress.history_at is not None:
+            at = progress.history_at
+            run.messages[at:at] = await told(run, plan.trim_history)
+    if run.keeper is not None and run.parent is None:
+        run.keeper.begin(run)
+
+
+def _history_at(run: Run) -> int:
+    """Where earlier turns stand in the conversation that begins, or would: before the input."""
+    places = (place for place, message in enumerate(run.messages) if message.from_history)
+    return next(places, max(0, len(run.messages) - len(run.input.messages())))
 
 
 async def _fetch_tools(run: Run, plan: Plan) -> None:
@@ -137,7 +161,8 @@ async def _converse(run: Run, plan: Plan) -> int:
         if run.halted:
             await run.checkpoint()  # an urgent cancel is on its way here
             return answer
-        answer = len(run.text)
+        answer = len(run.text) if progress.goes_on is None else progress.goes_on
+        progress.goes_on = None
         try:
             reply = await _ask(run, plan)
         except LimitReached:
@@ -195,7 +220,7 @@ def _parse(text: str, schema: type[BaseModel] | dict[str, Any]) -> Any:
 
 async def _post_hooks(run: Run, plan: Plan) -> None:
     """Show the hooks the output as it would be; what they make of its content is the run's content."""
-    draft = draft_of(run)
+    draft = run.draft(RunStatus.running)
     shown = draft.content
     await run_hooks(run, plan, plan.post_hooks, "Post", run_output=draft)
     if draft.content is not shown:

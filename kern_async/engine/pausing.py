@@ -15,12 +15,14 @@ from pydantic import ValidationError
 
 from kern_async.exceptions import ConfigurationError, RunNotContinuable
 from kern_async.run.base import BaseOutput, RunStatus
+from kern_async.run.message import Message
 from kern_async.run.requirement import RunRequirement
 from kern_async.run.tool import ToolExecution
 from kern_async.tools import Function
 
 from . import registry
-from .ending import waiting_for
+from .ending import CONTINUABLE, waiting_for
+from .resume import GO_ON
 from .run import Run
 
 
@@ -46,59 +48,46 @@ def ask_person(run: Run, function: Function, execution: ToolExecution, arguments
     run.requirements[execution.tool_call_id] = requirement
 
 
-def find_paused(
-    run_id: str, *, kind: str, owner_id: str, session_id: str | None = None, user_id: str | None = None
-) -> Run:
-    """The paused run of that agent or team which is to go on.
+def check_resting(run: Run) -> None:
+    """Refuse to go on with a run of this process that does not wait for anybody.
 
     Raises:
-        RunNotContinuable: it is no paused run of this process, or not of that owner, session or user.
+        RunNotContinuable: it is live, or has ended.
     """
-    run = registry.find(run_id)
-    if run is None:
-        raise RunNotContinuable(
-            f"this process holds no paused run {run_id!r}; a run that has ended or was never started cannot be continued"
-        )
-    if run.parent is not None:
-        raise RunNotContinuable(f"run {run_id!r} is a member's; continue its team's run {run.root.id!r}")
-    if (run.owner.kind, run.owner.id) != (kind, owner_id):
-        raise RunNotContinuable(
-            f"run {run_id!r} belongs to the {run.owner.kind} {run.owner.id!r}, not to the {kind} {owner_id!r}"
-        )
-    if session_id is not None and session_id != run.session_id:
-        raise RunNotContinuable(f"run {run_id!r} belongs to another session than {session_id!r}")
-    if user_id is not None and user_id != run.user_id:
-        raise RunNotContinuable(f"run {run_id!r} belongs to another user than {user_id!r}")
-    _check_resting(run)
-    return run
-
-
-def _check_resting(run: Run) -> None:
     if not run.resting or run.ended or run.cancelling:
         state = "has ended" if run.ended else "is being cancelled" if run.cancelling else "is live"
-        raise RunNotContinuable(f"run {run.id!r} {state}; only a paused run can be continued")
+        raise RunNotContinuable(f"run {run.id!r} {state}; only a run that waits can be continued")
 
 
-def paused_id(output: Any, run_id: str | None) -> str:
+def continued_id(output: Any, run_id: str | None) -> str:
     """The id of the run that is to go on, as its output or `run_id` names it.
 
     Raises:
-        RunNotContinuable: the output does not say PAUSED.
+        RunNotContinuable: the output says COMPLETED, or that the run lives.
         ConfigurationError: it is none, or of another run; or there is neither.
     """
     if output is None:
         if run_id is None:
-            raise ConfigurationError("which run is to go on? Give its paused output, or run_id=")
+            raise ConfigurationError("which run is to go on? Give its output, or run_id=")
         return run_id
     if not isinstance(output, BaseOutput):
-        raise ConfigurationError(f"run_response is {output!r}; it is the output of a paused run")
+        raise ConfigurationError(f"run_response is {output!r}; it is the output of a run")
     if run_id not in (None, output.run_id):
         raise ConfigurationError(f"run_response is of run {output.run_id!r}, and run_id is {run_id!r}")
-    if output.status is not RunStatus.paused:
-        raise RunNotContinuable(
-            f"run {output.run_id!r} is {output.status.value}; only a PAUSED run can be continued"
-        )
+    check_continuable(output.run_id, output.status)
     return output.run_id
+
+
+def check_continuable(run_id: str, status: RunStatus) -> None:
+    """Refuse to go on with a run that has completed or lives.
+
+    Raises:
+        RunNotContinuable: it is not PAUSED, CANCELLED or ERROR.
+    """
+    if status not in CONTINUABLE:
+        raise RunNotContinuable(
+            f"run {run_id!r} is {status.value}; a run that is PAUSED, CANCELLED or ERROR can be continued"
+        )
 
 
 def decisions_for(run: Run, given: Iterable[RunRequirement | dict[str, Any]]) -> list[RunRequirement]:
@@ -114,7 +103,7 @@ def decisions_for(run: Run, given: Iterable[RunRequirement | dict[str, Any]]) ->
         if own is None and any(decision.id in each.asked for each in (run, *run.below())):
             continue  # it was resolved before, or who waited for it was cancelled
         if own is None or own.tool_execution.tool_call_id != decision.tool_execution.tool_call_id:
-            _check_resting(run)
+            check_resting(run)
             known = ", ".join(f"{r.id} ({r.tool_execution.tool_name})" for r in waiting_for(run)) or "none"
             raise ConfigurationError(
                 f"requirement {decision.id!r} is none of run {run.id!r}; it waits for: {known}"
@@ -160,7 +149,7 @@ class Continuation:
         Raises:
             RunNotContinuable: somebody else has it, or the run was cancelled.
         """
-        _check_resting(run)
+        check_resting(run)
         if not run.attempt.first("continue"):
             raise RunNotContinuable(f"run {run.id!r} is being continued already")
         run.attempt.keep("continuation", self)
@@ -174,10 +163,50 @@ class Continuation:
                 _take_over(own.tool_execution, decision.tool_execution)
         if self.message is not None:
             run.inbox.put(self.message)
+        for each in (run, *run.below()):
+            if each.resting and not each.ended and not (each is run and self.message is not None):
+                _ask_to_go_on(each)
         run.attempt.timeout = self.timeout
         run.context.session_state.update(self.session_state or {})
         run.context.dependencies.update(self.dependencies or {})
         run.context.metadata.update(self.metadata or {})
+
+
+def _ask_to_go_on(run: Run) -> None:
+    """Have the model go on with an answer that was cut."""
+    last = run.messages[-1] if run.messages else None
+    if (
+        last is not None
+        and last.role == "assistant"
+        and not last.tool_calls
+        and run.progress.prepared
+        and run.progress.answer is None
+    ):
+        run.progress.goes_on = _answer_so_far(run)
+        run.messages.append(Message(role="user", content=GO_ON))
+
+
+def _answer_so_far(run: Run) -> int:
+    """Where in the run's text the answer begins that was cut, once or several times, and is to go on."""
+    pieces: list[str] = []
+    for message in reversed(run.messages):
+        if message.role == "assistant" and not message.tool_calls:
+            pieces.append(message.content or "")
+        elif message.role != "user" or message.content != GO_ON:
+            break
+    cut = "".join(reversed(pieces))
+    place, left = len(run.text), len(cut)
+    if not "".join(run.text).endswith(cut):
+        return place
+    while left > 0:
+        place -= 1
+        left -= len(run.text[place])
+    if left < 0:  # of a run of another process, whose text is in one piece
+        piece = run.text[place]
+        run.text[place : place + 1] = [piece[:-left], piece[-left:]]
+        run.progress.spoken = len(run.text)
+        place += 1
+    return place
 
 
 def _take_over(mine: ToolExecution, theirs: ToolExecution) -> None:
@@ -198,5 +227,10 @@ def leave_unstarted(run: Run) -> None:
         run.log.open_gate()
         run.attempt.release("continuation")
         run.attempt.release("continue")
-    else:
-        registry.unregister(run)
+        if run.keeper is not None:
+            run.keeper.unclaim(run)
+        if registry.held(run):
+            return
+        for member in run.below():
+            registry.unregister(member)
+    registry.unregister(run)

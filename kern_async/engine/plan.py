@@ -13,6 +13,7 @@ from kern_async.models.base import Model
 from kern_async.run.message import Message
 from kern_async.tools import Function, Toolkit
 
+from .history import TrimHook
 from .run import Run
 
 Hook = Callable[..., Any]
@@ -30,8 +31,8 @@ class Plan:
 
     owner: Any
     model: Model
-    messages: Callable[[Run], Awaitable[list[Message]]]
-    """Builds the conversation, after the pre-hooks."""
+    messages: Callable[[Run, Sequence[Message]], list[Message]]
+    """Builds the conversation, after the pre-hooks, with what the model is told of earlier runs."""
     tools: dict[str, Function] = field(default_factory=dict[str, Function])
     remote: Sequence[Toolkit] = ()
     """Toolkits whose tools are fetched when the run begins, such as MCP servers'."""
@@ -49,3 +50,10 @@ class Plan:
     """What comes before the first model request: broadcast asks all members here."""
     next_round: Callable[[Run, int], str | None] | None = None
     """Asked with 1, 2, ... when the model has no more calls: what to tell it for another round, or None."""
+    tells_history: bool = False
+    """Whether the model is told of earlier runs of the session."""
+    num_history_runs: int | None = None
+    """Of how many at most."""
+    trim_history: int | TrimHook | None = None
+    team_history_runs: int = 0
+    """Of how many earlier runs of the root's team members are told."""

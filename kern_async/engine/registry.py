@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 MOST_PAUSED = 1_000
-"""How many paused runs this process keeps; the oldest ends when there are more."""
+"""How many paused runs this process keeps; when there are more, the oldest is its database's only, or ends."""
 
 _runs: dict[str, weakref.ref[Run]] = {}
 _paused: dict[str, Run] = {}
@@ -57,7 +57,13 @@ def hold(run: Run) -> None:
     while len(_paused) > MOST_PAUSED:
         oldest = next(iter(_paused.copy().values()))
         release(oldest)
-        oldest.cancel("shutdown", f"more than {MOST_PAUSED} paused runs in this process")
+        if oldest.output is None or not oldest.output.stored:
+            oldest.cancel("shutdown", f"more than {MOST_PAUSED} paused runs in this process")
+
+
+def held(run: Run) -> bool:
+    """Whether it is kept as a run that has paused in this process."""
+    return _paused.get(run.id) is run
 
 
 def release(run: Run) -> None:

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
@@ -23,6 +23,7 @@ import anyio.lowlevel
 from kern_async.backend import EventLoop
 from kern_async.run.base import (
     BaseEvent,
+    BaseOutput,
     CancellationStage,
     CancelledBy,
     RunInput,
@@ -40,16 +41,23 @@ from kern_async.run.trusted import trusted
 from . import registry
 from .active import CALL_CUT, ActiveCall
 from .attempt import Attempt, Outcome, Urgency
-from .ending import CUT, UNSET, RunOutputs, answer_to, end_of, frozen, kept_events, output_of
+from .ending import CONTINUABLE, UNSET, RunOutputs, output_of
+from .finishing import publish
 from .inbox import Inbox
 from .inflight import names_in_flight
 from .link import Link
 from .log import EventLog
-from .observe import log, wanted
+from .observe import log
 from .owner import EVENTS, Owner
 from .progress import Progress
-from .resting import end_members, settle_at_rest, settle_claimed
+from .resting import settle_at_rest, settle_claimed
+from .resume import remember
 from .stragglers import list_straggler
+
+if TYPE_CHECKING:
+    from kern_async.db.writer import Ticket
+
+    from .keeper import Keeper
 
 BLOCKED_AFTER = 0.25
 """Seconds that an event loop may take to hear of a cancel before that is logged."""
@@ -85,6 +93,20 @@ class Run:
     events_to_skip: frozenset[str] = frozenset()
     body: Any = None
     """What it is to do, see `execute.Body`."""
+    keeper: Keeper | None = None
+    """Its tree's way into a database, if it has one."""
+    earlier_events: list[BaseEvent] = field(default_factory=list[BaseEvent], init=False)
+    """Its events of attempts that another log had, if it keeps them."""
+    place: tuple[int, str] | None = None
+    """Which of its team's calls it was begun for, by its index, and which part of that; -1: none."""
+    history: list[list[Message]] = field(default_factory=list[list[Message]])
+    """Its owner's earlier turns, see `history.turns_of`."""
+    team_history: list[BaseOutput] = field(default_factory=list[BaseOutput])
+    """What earlier root runs of its team left."""
+    background: bool = False
+    """Whether nobody waits for it, so that it waits for its turn among those."""
+    given_state: frozenset[str] = frozenset()
+    """The keys of the session state that were given with the call."""
 
     log: EventLog = field(init=False)
     children: list[Run] = field(default_factory=list["Run"], init=False)
@@ -128,17 +150,24 @@ class Run:
     resting: bool = field(default=False, init=False)
     """Whether it is paused: its latest attempt has ended, and nobody has begun the next."""
     ended: bool = field(default=False, init=False)
-    _settled: Attempt | None = field(default=None, init=False)
-    _counted: RunMetrics = field(default_factory=RunMetrics, init=False)
+    closing: bool = field(default=False, init=False)
+    """Whether its end is made and on its way into the store: it says nothing more before that is published."""
+    settled: Attempt | None = field(default=None, init=False)
+    """The attempt that ended last."""
+    counted: RunMetrics = field(default_factory=RunMetrics, init=False)
     """What its team's metrics have of its own."""
-    _unlist: Callable[[], None] | None = field(default=None, init=False)
+    unlist: Callable[[], None] | None = field(default=None, init=False)
+    """Where it is listed as a straggler: what takes it off the list."""
     _settle_by: float | None = field(default=None, init=False)
     began: float = field(default_factory=time.monotonic, init=False)
     created_at: int = field(default_factory=now, init=False)
     thread: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.log = self.parent.log if self.parent is not None else EventLog()
+        if self.parent is not None:
+            self.log, self.keeper = self.parent.log, self.parent.keeper
+        else:
+            self.log = EventLog()
         self.messages = self.input.messages()
         self.context.link = Link(self)
         if self.parent is not None:
@@ -154,6 +183,7 @@ class Run:
         }
         self._events = EVENTS[self.owner.kind]
         self.content_event = self._events["RunContent"]
+        self.content_name = self.event_name("RunContent")
 
     # The tree.
 
@@ -405,14 +435,19 @@ class Run:
     # What the run says.
 
     def emit(self, event: str, *, foreign: bool = False, **fields: Any) -> bool:
-        """Log an event, named as agents name it. After the terminal event: nothing happens, and False."""
-        if self.ended:
+        """Log an event, named as agents name it. When the end has begun: nothing happens, and False."""
+        if self.ended or self.closing:
             return False
-        self.log.append(self._make(event, fields), foreign=foreign)
+        self.log.append(self.make(event, fields), foreign=foreign)
         return True
 
-    def _make(self, event: str, fields: dict[str, Any]) -> BaseEvent:
-        return trusted(self._events[event], self.identity | {"event_index": len(self.log.events)} | fields)
+    def make(self, event: str, fields: dict[str, Any]) -> BaseEvent:
+        """An event of this run as it would be if it were logged now."""
+        return trusted(self._events[event], self.identity | {"event_index": self.log.next_index} | fields)
+
+    def event_name(self, event: str) -> str:
+        """What the event is called that agents call so."""
+        return str(self._events[event].model_fields["event"].default)
 
     def report(self, content: Any, tool_call_id: str | None) -> None:
         """Log a tool's progress, from any thread."""
@@ -432,7 +467,7 @@ class Run:
             voice = voice.speaks_for
             voice.text.append(text)
         event_log = self.log
-        fields = {"event_index": len(event_log.events), "content": text}
+        fields = {"event_index": event_log.next_index, "content": text}
         if voice is not self:
             fields["member_run_id"] = self.id
         event_log.append(trusted(voice.content_event, voice.identity | fields))
@@ -450,7 +485,7 @@ class Run:
                 inner.cancel("parent")  # started by the straggler's code, which nobody waits for any more
         unlist = list_straggler(work)
         if work.kind == "run":
-            self._unlist = unlist
+            self.unlist = unlist
 
         def ended() -> None:
             unlist()
@@ -472,96 +507,38 @@ class Run:
     # The end.
 
     def finish(self, *, foreign: bool = False) -> None:
-        """Publish the terminal or paused event: the last thing that happens in an attempt, and without an await."""
-        attempt = self.attempt
-        outcome = attempt.outcome
-        if outcome is None or not attempt.first("finish"):
-            if self._unlist is not None:
-                self._unlist()
-            return
-        paused = outcome.status is RunStatus.paused
-        if not paused:
-            self._end_what_waits(foreign=foreign)
-        if self.executing or not attempt.number:
-            self.metrics.duration = (self.metrics.duration or 0) + time.monotonic() - self.began
-        name, end = end_of(self, outcome)
-        event = self._make(name, frozen(end))
-        end = {**end, "event": event.event, "events": kept_events(self, event)}
-        if self.parent is not None:
-            self.parent.metrics.add(self.metrics, less=self._counted)
-            self._counted = replace(self.metrics)
-        following = self._rest() if paused else None
-        self._settled = attempt
-        attempt.end = end
-        if paused:
-            self.output_of(attempt)  # now: what it is made of goes on changing
-        if following is None:
-            self.ended = True
-            registry.unregister(self)
-        self.log.append(event, foreign=foreign)
-        if self.parent is None:
-            self.log.close(foreign=foreign)
-        self._log_end(outcome, end)
-        if following is not None:
-            following.release("begin")
-            self.log.changed.ring(foreign=True)
-            settle_claimed(self)
-
-    def _rest(self) -> Attempt:
-        """Be paused: where nobody executes, there is nothing that a cancel would have to be delivered to.
-
-        The next attempt has begun, so to say, until the paused event is in the log: nobody ends or continues the run
-        before.
-        """
-        following = self.attempt.following()
-        following.first("begin")
-        self.executing = False
-        self.scope = None
-        self.attempt = following
-        self.resting = True
-        if self.parent is None:
-            for run in [self, *self.below()]:
-                run.loop = None
-            registry.hold(self)
-        return following
-
-    def _end_what_waits(self, *, foreign: bool) -> None:
-        """Before the terminal event: members that wait for a person end, and what was not answered is."""
-        end_members(self, foreign=foreign)
-        self.messages.extend(answer_to(call, CUT, error=True) for call in self.due)
-        cut = {call.id for call in self.due}
-        for execution in self.tools:
-            if execution.result is None and execution.tool_call_id in cut:
-                execution.result, execution.tool_call_error = CUT, True
-        self.due = []
-        self.messages.extend(Message(role="user", content=text) for text in self.inbox.close())
-
-    def _log_end(self, outcome: Outcome, end: dict[str, Any]) -> None:
-        if not wanted("info"):
-            return
-        asked = outcome.requested_at
-        log(
-            "info",
-            "run.ended",
-            **self.names(),
-            status=outcome.status.value,
-            cancelled_by=outcome.cancelled_by,
-            cancel_latency=end["settled_at"] - asked if asked is not None else None,
-            error_type=end["error_type"],
-            input_tokens=self.metrics.input_tokens,
-            output_tokens=self.metrics.output_tokens,
-        )
+        """Publish the attempt's terminal or paused event, see `finishing.publish`."""
+        publish(self, foreign=foreign)
 
     @property
     def output(self) -> RunOutputs | None:
         """What the run left when it last ended or paused; None until then."""
-        return self.output_of(self._settled) if self._settled is not None else None
+        return self.output_of(self.settled) if self.settled is not None else None
 
     def output_of(self, attempt: Attempt) -> RunOutputs | None:
         """What the run left at the end of that attempt. Made when it is first asked for: most of an end's cost."""
         if (end := attempt.end) is None:
             return None
-        return attempt.kept("output") or attempt.keep("output", output_of(self, end))
+        output = attempt.kept("output")
+        if output is None:
+            output = output_of(self, end)
+            if output.status in CONTINUABLE or self.parent is not None:
+                remember(output, self, attempt)
+            output = attempt.keep("output", output)
+        return output
+
+    @property
+    def row(self) -> Ticket | None:
+        """What became of the row of its latest end, if that is on its way into a database."""
+        return self.settled.kept("ticket") if self.settled is not None else None
+
+    def draft(self, status: RunStatus) -> RunOutputs:
+        """The output as far as it has come, under that status."""
+        content = "".join(self.text[:]) or None if self.final is UNSET else self.final
+        state = self.context.session_state
+        return output_of(
+            self, {"status": status, "content": content, "metrics": self.metrics, "session_state": state}
+        )
 
 
 def inside(run: Run) -> bool:

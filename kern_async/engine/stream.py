@@ -17,7 +17,7 @@ from kern_async.run.base import CancelledBy
 from . import registry
 from .attempt import Attempt, CancelMode
 from .execute import Body
-from .host import SETTLE_MARGIN, background_loop, start_here, wait_in_thread, wait_settled
+from .host import background_loop, patience_with, start_here, wait_in_thread, wait_settled
 from .pausing import leave_unstarted
 from .registry import check_mode
 from .run import Run, inside
@@ -234,7 +234,7 @@ class SyncRunStream(_Reader[ItemT, OutputT], Iterator[ItemT]):
     def _leave_and_wait(self, by: CancelledBy) -> None:
         self._leave(by)
         if not inside(self._run):
-            wait_in_thread(self._run, self._attempt, self._run.root.cancel_grace + SETTLE_MARGIN)
+            wait_in_thread(self._run, self._attempt, patience_with(self._run))
 
     def close(self) -> None:
         """End the run if it has not ended, and wait until it has, at most its grace and a margin.

@@ -27,6 +27,10 @@ _KEPT_SECONDS = 29 * 86_400  # the provider keeps what it stores for 30 days
 _REASONS = re.compile(r"(o\d|gpt-[5-9](?!-chat)|codex)")
 _ENCRYPTED_REASONING = "reasoning.encrypted_content"
 _PROVIDER_DATA: Final = "openai_responses"
+_ANSWERED_BY_US = frozenset(
+    ("apply_patch_call", "computer_call", "custom_tool_call", "local_shell_call", "shell_call")
+)
+"""Kinds of calls that the provider wants an answer to, and that messages have none for."""
 
 _log = logging.getLogger("kern_async.models")
 
@@ -161,6 +165,9 @@ class OpenAIResponses(OpenAIModel):
             return None
         fields = cast("Mapping[str, Any]", kept)
         items: list[dict[str, Any]] = fields.get("output") or []
+        kinds = [item.get("type") for item in items]
+        if kinds and (kinds[-1] == "reasoning" or not _ANSWERED_BY_US.isdisjoint(kinds)):
+            return None  # refused: reasoning that is not followed by what it led to, calls without answers
         calls = [item.get("call_id") for item in items if item.get("type") == "function_call"]
         if (
             fields.get("model") != self.id

@@ -267,12 +267,15 @@ class BaseOutput(BaseModel):
     status: RunStatus
     event: str | None = None
     """Name of the terminal event."""
+    event_index: int | None = None
+    """The index of that event; None for a member's run."""
     input: RunInput | None = None
     content: Any = None
     """All the text of the run, or the parsed `output_schema`; None when there is none."""
     content_type: str = "str"
     reasoning_content: str | None = None
     messages: list[Message] = Field(default_factory=list[Message])
+    """This run's own conversation; what it was told of earlier runs is in their outputs."""
     metrics: RunMetrics = Field(default_factory=RunMetrics)
     tools: list[ToolExecution] = Field(default_factory=list[ToolExecution])
     requirements: list[RunRequirement] | None = None
@@ -293,6 +296,9 @@ class BaseOutput(BaseModel):
     error_type: str | None = None
     stored: bool | None = None
     store_error: str | None = None
+    forked_from_run_id: str | None = None
+    """The run that this one is a copy of, in a session that was forked."""
+    forked_from_session_id: str | None = None
 
     @property
     def is_cancelled(self) -> bool:

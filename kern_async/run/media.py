@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+_COMMON = str.maketrans("-_", "+/")
+
 
 class _Media(BaseModel):
     """One of `url`, `filepath` or `content` (bytes; base64 in JSON) says where the data is."""
@@ -23,7 +25,10 @@ class _Media(BaseModel):
     @field_validator("content", mode="before")
     @classmethod
     def _from_base64(cls, content: Any) -> Any:
-        return base64.b64decode(content, validate=True) if isinstance(content, str) else content
+        if not isinstance(content, str):
+            return content
+        # JSON of ours has the alphabet for URLs, other people's the common one.
+        return base64.b64decode(content.translate(_COMMON), validate=True)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -28,7 +28,8 @@ class Message(BaseModel):
 
     An assistant message may carry `tool_calls`; each is answered by one `tool` message with the same
     `tool_call_id`. `provider_data` is what a provider wants back verbatim with the next request (reasoning
-    items, for instance); another provider ignores it. Audio and video are not supported.
+    items, for instance); another provider ignores it. `from_history` marks
+    what an earlier run brought into this conversation; providers never see it. Audio and video are not supported.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,6 +44,7 @@ class Message(BaseModel):
     tool_call_error: bool = False
     reasoning_content: str | None = None
     provider_data: dict[str, Any] | None = None
+    from_history: bool = False
     created_at: int = Field(default_factory=now)
 
     @model_validator(mode="before")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from pydantic import BaseModel
 
 from kern_async.agent.runnable import Input, Runnable
 from kern_async.engine import registry
@@ -19,8 +17,10 @@ from kern_async.engine.pausing import Pausing
 from kern_async.engine.run import Run
 from kern_async.exceptions import ToolError
 from kern_async.models.base import Model
-from kern_async.run.base import BaseOutput, RunStatus, Work
+from kern_async.run.base import BaseOutput, RunInput, RunStatus, Work
+from kern_async.run.message import Message
 
+from .prompt import earlier_turns, text_of
 from .tasklist import TASKS_KEY, TaskList
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class Delegation:
 
     def __post_init__(self) -> None:
         self.tasks = TaskList(self.run)
+        for child in self.run.children:  # of a run that goes on in another process
+            if child.place is not None:
+                self._asked[child.place] = child
+            if child.ended and child.output is not None:
+                self._note(child.owner.name or child.owner.id, child.input.input_content, child.output)
 
     async def delegate(
         self, member_id: str, task: str, *, tool_call_id: str | None = None, part: str = ""
@@ -133,6 +138,7 @@ class Delegation:
         child = self._asked.get(key)
         if child is None:
             child = self._asked[key] = self._create(member, given)
+            child.place = key
         self._link(child, tool_call_id)
         if not child.ended:
             await self._execute(child, member)
@@ -141,11 +147,14 @@ class Delegation:
         output = child.output
         if output is None:
             raise RuntimeError(f"run {child.id} ended without an output")
+        self._note(member.name or member.id, given, output)
+        return output
+
+    def _note(self, name: str, given: Any, output: BaseOutput) -> None:
         if self.team.share_member_interactions:
             self.interactions.append(
-                f"{member.name or member.id} was asked: {_text(given)}\nand answered: {_text(output.content)}"
+                f"{name} was asked: {text_of(given)}\nand answered: {text_of(output.content)}"
             )
-        return output
 
     def has_asked(self, tool_call_id: str | None, part: str) -> bool:
         """Whether this part of a call was begun before: the call goes on after a pause."""
@@ -154,7 +163,9 @@ class Delegation:
     def _key(self, tool_call_id: str | None) -> int:
         call = self.run.calls.get(tool_call_id or "")
         # Not the id of the call: a provider may give the same one in every turn.
-        return id(call.execution) if call is not None else 0
+        tools = self.run.tools
+        places = reversed(range(len(tools)))
+        return next((i for i in places if call is not None and tools[i] is call.execution), -1)
 
     def _link(self, child: Run, tool_call_id: str | None) -> None:
         if (call := self.run.calls.get(tool_call_id or "")) is not None:
@@ -169,7 +180,7 @@ class Delegation:
         if (limit := spend(run, "member_runs")) is not None:
             raise LimitReached(refused(limit))
         child = member.create_member_run(
-            self._with_interactions(given),
+            self._with_context(given),
             parent=run,
             fallback_model=self.model,
             session_state=snapshot(_shared(run.context.session_state)),
@@ -189,13 +200,27 @@ class Delegation:
             with noting(self.run, work, child.serves):
                 await execute(child, child.body, outside="parent")
                 await child.wait_ended(attempt)
+                if self.run.stopping and child.cancelling:
+                    # It ended in its own scope, sooner than the cancel came here. The call is cut and not answered
+                    # with that: who continues the run goes on with the member.
+                    await self.run.checkpoint()
         finally:
             _merge(before, child.context.session_state, self.run.context.session_state)
 
-    def _with_interactions(self, given: Input) -> Input:
-        if not self.interactions or not isinstance(given, str):
+    def _with_context(self, given: Input) -> Input:
+        """The task, after what the member is to know of the team's earlier runs and of the other members' work."""
+        known: list[str] = []
+        team = self.team
+        if team.add_team_history_to_members and (earlier := self.run.root.team_history):
+            known.append(earlier_turns(earlier[-team.num_team_history_runs :]))
+        if self.interactions and isinstance(given, str):
+            known += ["What other members did so far:", *self.interactions]
+        if not known:
             return given
-        return "\n\n".join(["What other members did so far:", *self.interactions, "Your task:", given])
+        if isinstance(given, str):
+            return "\n\n".join([*known, "Your task:", given])
+        task = RunInput.model_construct(input_content=given).messages()
+        return [Message(role="user", content="\n\n".join(known), from_history=True), *task]
 
 
 def answer_of(member: Member, output: BaseOutput) -> str:
@@ -205,23 +230,13 @@ def answer_of(member: Member, output: BaseOutput) -> str:
         ToolError: the member failed or was cancelled.
     """
     name = member.name or member.id
-    so_far = f" Its answer so far: {_text(output.content)}" if output.content else ""
+    so_far = f" Its answer so far: {text_of(output.content)}" if output.content else ""
     if output.status is RunStatus.cancelled:
         reason = f" ({output.reason})" if output.reason else ""
         raise ToolError(f"Member {name} was cancelled{reason}.{so_far}")
     if output.status is RunStatus.error:
         raise ToolError(f"Member {name} failed with {output.error_type}: {output.error}.{so_far}")
-    return _text(output.content) or "No response from the member agent."
-
-
-def _text(content: Any) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, BaseModel):
-        return content.model_dump_json()
-    return json.dumps(content, default=str, ensure_ascii=False)
+    return text_of(output.content) or "No response from the member agent."
 
 
 def _shared(state: dict[str, Any]) -> dict[str, Any]:

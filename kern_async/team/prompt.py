@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from kern_async.agent.runnable import Runnable
+from kern_async.run.base import BaseOutput, RunStatus
 
 from .mode import TeamMode
 
@@ -53,3 +57,27 @@ def describe(members: Sequence[Runnable[Any, Any]], indent: str = "") -> str:
 def members_said(answers: Sequence[tuple[str, str]]) -> str:
     """The message by which the leader hears what the members made of a broadcast."""
     return "\n\n".join(["The members' answers:", *(f"{name}:\n{text}" for name, text in answers)])
+
+
+def earlier_turns(outputs: Sequence[BaseOutput]) -> str:
+    """What members are told of the team's earlier runs: what the user asked and the team answered, as text."""
+    told = ["Earlier in this conversation:"]
+    for output in outputs:
+        asked = output.input.messages() if output.input is not None else []
+        told += [
+            f"User: {message.content}" for message in asked if message.role == "user" and message.content
+        ]
+        cut = "" if output.status is RunStatus.completed else " (cut off)"
+        told.append(f"Team{cut}: {text_of(output.content) or '(no answer)'}")
+    return "\n\n".join(told)
+
+
+def text_of(content: Any) -> str:
+    """The content of a run, or its input, as text; JSON if it is an object."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, BaseModel):
+        return content.model_dump_json()
+    return json.dumps(content, default=str, ensure_ascii=False)

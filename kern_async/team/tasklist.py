@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import anyio
 
 from kern_async.engine.pausing import Pausing
+from kern_async.engine.recall import TASKS_KEY
 from kern_async.engine.run import Run
 from kern_async.exceptions import ToolError
 from kern_async.run.team import TaskState
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from .delegation import Delegation
 
 _STATUSES = get_args(TaskState.model_fields["status"].annotation)
-TASKS_KEY = "task_list"
 
 
 @dataclass(eq=False)
@@ -27,6 +27,11 @@ class TaskList:
     tasks: list[TaskState] = field(default_factory=list[TaskState])
     finished: bool = False
     """Whether the leader has said that the goal is reached."""
+
+    def __post_init__(self) -> None:
+        if self.run.attempt.number:  # the run goes on with the list that it had
+            listed = self.run.context.session_state.get(TASKS_KEY, ())
+            self.tasks = [TaskState.model_validate(task) for task in listed]
 
     @property
     def settled(self) -> bool:

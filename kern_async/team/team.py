@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal, cast
 from kern_async.agent.arguments import check_count
 from kern_async.agent.prompt import build_messages
 from kern_async.agent.runnable import Request, Runnable
+from kern_async.engine.kept import Kept
 from kern_async.engine.pausing import Pausing
 from kern_async.engine.plan import Plan
+from kern_async.engine.revive import at_rest, goes_on
 from kern_async.engine.run import Run
 from kern_async.exceptions import ConfigurationError, ToolError
 from kern_async.models.base import Model
@@ -41,6 +43,8 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
         max_iterations: how many rounds over the task list a run in mode `tasks` may make.
         determine_input_for_members: whether a member gets the leader's words, or the run's own input.
         share_member_interactions: whether a member is told what others were asked and answered in this run.
+        add_team_history_to_members: whether a member is told, before its task, what the user asked and what was
+            answered in the session's earlier runs: the last `num_team_history_runs` of them.
         get_member_information_tool: gives the leader a tool that describes the members.
         stream_member_events: whether the team's stream carries the members' events.
         show_members_responses, store_member_responses: accepted; members' outputs are always in
@@ -66,11 +70,13 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
     show_members_responses: bool = False
     store_member_responses: bool = False
     add_team_history_to_members: bool = False
+    num_team_history_runs: int = 3
 
     def __post_init__(self, telemetry: bool) -> None:
         super().__post_init__(telemetry)
-        if self.add_team_history_to_members:
-            raise NotImplementedError("add_team_history_to_members= of Team is not there yet")
+        check_count("num_team_history_runs", self.num_team_history_runs, least=1)
+        if cast(Any, self.num_team_history_runs) is None:
+            raise ConfigurationError("num_team_history_runs is None; it is a whole number >= 1")
         if self.mode is None:
             self.mode = (
                 TeamMode.route
@@ -112,6 +118,10 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
             yield from level
             level = [inner for member in level if isinstance(member, Team) for inner in member.members]
 
+    def everybody(self) -> Iterator[Member]:
+        yield self
+        yield from self._walk()
+
     def find_member(self, member_id: str) -> Member | None:
         """The member with this id, or a member of a member; the nearest one."""
         return next((member for member in self._walk() if member.id == member_id), None)
@@ -136,6 +146,12 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
         for member in self.members:
             member.check()
 
+    @property
+    def team_history_runs(self) -> int:
+        """Of how many earlier runs, at most, its members or theirs are told."""
+        nested = [member.team_history_runs for member in self.members if isinstance(member, Team)]
+        return max([self.num_team_history_runs if self.add_team_history_to_members else 0, *nested])
+
     def _inner_tools(self) -> list[Function]:
         tools: list[Function] = {
             TeamMode.coordinate: [DELEGATE],
@@ -148,18 +164,41 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
     def _find_model(self) -> Model | None:
         return self.model or self.members[0]._find_model()
 
+    def revive_into(self, run: Run, kept: Kept) -> None:
+        super().revive_into(run, kept)
+        model = self._model()
+        due = {call.id for call in run.due}
+        for child in kept.children:
+            member = self.find_member(child.owner[1])
+            if member is None or not goes_on(child, due, kept):
+                at_rest(child, parent=run)
+                continue
+            output = child.output
+            made = member.create_member_run(
+                output.input.input_content if output.input is not None else "",
+                parent=run,
+                fallback_model=model,
+                session_state=dict(output.session_state or {}),
+                speaks_for=run if self.mode is TeamMode.route else None,
+                run_id=output.run_id,
+            )
+            member.revive_into(made, child)
+            if not self.stream_member_events or run.id in run.log.hidden:
+                run.log.hidden.add(made.id)
+
     def _plan(self, run: Run, request: Request) -> Plan:
         delegation = Delegation(team=self, run=run, model=request.model)
         run.desk = delegation
         mode = self.mode
         inner = self._inner_tools()
 
-        async def messages(run: Run) -> list[Message]:
-            return build_messages(self, run, request, extra=team_parts(self))
+        def messages(run: Run, history: Sequence[Message]) -> list[Message]:
+            return build_messages(self, run, request, history=history, extra=team_parts(self))
 
         plan = Plan(
             **self._plan_fields(request),
             messages=messages,
+            team_history_runs=self.team_history_runs,
             tools=self._own_tools() | {tool.name: tool for tool in inner},
             inner=frozenset(tool.name for tool in inner),
         )
@@ -190,12 +229,15 @@ async def _broadcast(run: Run) -> None:
     except Pausing:
         raise
     except BaseException:
-        _tell_leader(run, delegation)
+        place = len(run.messages)
+        if _tell_leader(run, delegation):
+            run.progress.told = place
         raise
     _tell_leader(run, delegation)
 
 
-def _tell_leader(run: Run, delegation: Delegation) -> None:
+def _tell_leader(run: Run, delegation: Delegation) -> bool:
+    """Whether there was anything to tell."""
     answers: list[tuple[str, str]] = []
     outputs = {child.owner.id: child.output for child in run.children if child.output is not None}
     for member in delegation.team.members:
@@ -207,3 +249,4 @@ def _tell_leader(run: Run, delegation: Delegation) -> None:
             answers.append((member.name or member.id, text))
     if answers:
         run.messages.append(Message(role="user", content=members_said(answers)))
+    return bool(answers)

@@ -16,6 +16,8 @@ from kern_async import (
     RunRequirement,
     RunStatus,
     RunStream,
+    Session,
+    SessionSummary,
     SyncRunStream,
     Team,
     TeamMode,
@@ -23,12 +25,16 @@ from kern_async import (
     abandoned,
     acancel_run,
     cancel_run,
+    set_background_max_concurrency,
     tool,
 )
+from kern_async.db.in_memory import InMemoryDb
+from kern_async.db.sqlite import SqliteDb
 from kern_async.models.openai import OpenAIChat, OpenAIResponses
 from kern_async.run.agent import AgentEvent, RunCancelledEvent, RunContentEvent, RunOutputEvent
 from kern_async.run.base import CancelledBy, RunMetrics, Work
 from kern_async.run.cancel import get_active_runs
+from kern_async.run.message import Message
 from kern_async.run.requirement import UserInputField
 from kern_async.run.team import RunCancelledEvent as TeamRunCancelledEvent
 from kern_async.run.team import RunPausedEvent as TeamRunPausedEvent
@@ -171,9 +177,61 @@ async def cancels() -> None:
     cancel_run("r", mode="soon")  # pyright: ignore[reportArgumentType]
 
 
+remembering = Agent(
+    name="Writer",
+    model=OpenAIResponses(id="m"),
+    db=SqliteDb("runs.db", store_timeout=1.5, lease_seconds=10),
+    store_timeout=0.5,
+    add_history_to_context=True,
+    num_history_runs=3,
+    trim_history=lambda messages: messages[-10:],
+)
+remembering_team = Team(
+    members=[remembering], db=InMemoryDb(), add_team_history_to_members=True, trim_history=2_000
+)
+
+
+async def runs_that_go_on(output: RunOutput) -> None:
+    assert_type(await agent.acontinue_run(output, input="Go on."), RunOutput)
+    assert_type(await remembering_team.acontinue_run(run_id="r", session_id="s"), TeamRunOutput)
+    assert_type(agent.continue_run(run_id="r", timeout=1.5), RunOutput)
+    assert_type(agent.acontinue_run(run_id="r", stream=True), RunStream[AgentEvent, RunOutput])
+    assert_type(team.continue_run(run_id="r", stream=True), SyncRunStream[TeamEvent, TeamRunOutput])
+    async for item in agent.acontinue_run(run_id="r", stream=True, yield_run_output=True):
+        assert_type(item, AgentEvent | RunOutput)
+    assert_type(output.stored, bool | None)
+    assert_type(output.store_error, str | None)
+
+
+async def runs_that_nobody_waits_for() -> None:
+    begun = assert_type(await remembering.arun("x", background=True), RunOutput)
+    async for event in remembering.run_events(begun.run_id, after=7):
+        assert_type(event.event_index, int)
+    for event in remembering.run_events(begun.run_id):
+        assert_type(event.run_id, str)
+    assert_type(await remembering.aget_run_output(begun.run_id), RunOutput | TeamRunOutput | None)
+    assert_type(await remembering.acancel_run(begun.run_id, reason="enough", wait=True), bool)
+    set_background_max_concurrency(4)
+
+
+async def sessions() -> None:
+    session = assert_type(await remembering.aget_session("s"), Session | None)
+    if session is not None:
+        assert_type(session.runs, list[RunOutput | TeamRunOutput])
+        assert_type(session.get_run("r"), RunOutput | TeamRunOutput | None)
+        assert_type(session.get_messages(last_n_runs=2), list[Message])
+    assert_type(remembering.list_sessions(user_id="u", limit=10), list[SessionSummary])
+    assert_type(await remembering.afork_session("s"), str | None)
+    data = assert_type(remembering.export_session("s"), dict[str, Any] | None)
+    assert_type(await remembering_team.aimport_session(data or {}, "t"), str)
+    assert_type(remembering.delete_session("s"), bool)
+
+
 async def mistakes_are_seen() -> None:
     Agent(model=OpenAIResponses(id="m"), instruction="typo")  # pyright: ignore[reportCallIssue]
     Team()  # pyright: ignore[reportCallIssue]
     await agent.arun("x", sesion_id="typo")  # pyright: ignore[reportCallIssue]
     await agent.arun("x", stream=True)  # pyright: ignore[reportGeneralTypeIssues]
     await agent.arun(3)  # pyright: ignore[reportArgumentType]
+    Agent(model=OpenAIResponses(id="m"), db="runs.db")  # pyright: ignore[reportArgumentType]
+    await agent.acontinue_run(run="typo")  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,28 @@
+"""How many tokens a text takes, where no provider says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kern_async.run.message import Message
+
+CHARS_PER_TOKEN = 4
+"""What a token is taken for where the provider does not say (OpenAI's rule of thumb for English)."""
+
+
+def chars_of(messages: Iterable[Message]) -> int:
+    """The characters of the messages' texts and tool calls; images and files do not count."""
+    return sum(
+        len(message.content or "") + sum(len(c.name) + len(c.arguments) for c in message.tool_calls)
+        for message in messages
+    )
+
+
+def estimate_tokens(messages: Iterable[Message]) -> int:
+    """The tokens of the messages, as far as characters tell."""
+    return tokens_in(chars_of(messages))
+
+
+def tokens_in(chars: int) -> int:
+    """The tokens that so many characters are taken for, rounded up."""
+    return -(-chars // CHARS_PER_TOKEN)
