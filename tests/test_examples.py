@@ -17,6 +17,8 @@ import pytest
 
 from kern_async.testing import Forever, Gate, ProviderServer, Request, Stall, Text, ToolCall
 
+from .as_a_user import environment
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 AT_ONCE = 5.0
@@ -32,17 +34,12 @@ def example(
     name: str, provider: ProviderServer, seconds: float | None = None, *arguments: str
 ) -> Generator[subprocess.Popen[str]]:
     """The running example; every warning in it is an error, and `seconds` is its delay or deadline."""
-    environment = {
-        **os.environ,
-        "OPENAI_BASE_URL": provider.base_url,
-        "OPENAI_API_KEY": "test",
-        "PYTHONIOENCODING": "utf-8",
-    }
-    if seconds is not None:
-        environment["SECONDS"] = str(seconds)
+    options = {} if seconds is None else {"SECONDS": str(seconds)}
     with subprocess.Popen(
         [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name), *arguments],
-        env=environment,
+        env=environment(
+            OPENAI_BASE_URL=provider.base_url, OPENAI_API_KEY="test", PYTHONIOENCODING="utf-8", **options
+        ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -58,8 +55,30 @@ def example(
             process.kill()
 
 
-def rest_of(process: subprocess.Popen[str], provider: ProviderServer, *, exit_code: int = 0) -> str:
-    """What it still prints; it must end at once after that, well, and with no request open."""
+def until(process: subprocess.Popen[str], text: str) -> str:
+    """What it prints until it has printed `text`."""
+    assert process.stdout is not None
+    shown = ""
+    while not shown.endswith(text):
+        character = process.stdout.read(1)
+        assert character, shown
+        shown += character
+    return shown
+
+
+def say(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+def rest_of(
+    process: subprocess.Popen[str], provider: ProviderServer, *, exit_code: int = 0, logs: str = ""
+) -> str:
+    """What it still prints; it must end at once after that, well, and with no request open.
+
+    Of what it logs only lines that begin with `logs` are in order.
+    """
     assert process.stdout is not None
     assert process.stderr is not None
     lines: list[str] = []
@@ -70,7 +89,8 @@ def rest_of(process: subprocess.Popen[str], provider: ProviderServer, *, exit_co
     process.wait(10)
     took = time.perf_counter() - last
     # asyncio's debug mode tells of every slow step, and on a busy machine any is.
-    complaints = [line for line in process.stderr if not line.startswith("Executing <")]
+    well = ("Executing <", logs) if logs else ("Executing <",)
+    complaints = [line for line in process.stderr if not line.startswith(well)]
     assert not complaints
     assert process.returncode == exit_code, "".join(lines)
     assert took < AT_ONCE, "a process whose work is done does not wait for runs"
@@ -416,6 +436,97 @@ def test_mcp_server(provider: ProviderServer) -> None:
     assert len(provider.requests) == 2
 
 
+def conversation(request: Request) -> list[str]:
+    """What was said in it, by whomever."""
+    return [str(item.get("content") or item.get("output")) for item in request.input]
+
+
+def test_chat_is_stopped_goes_on_and_remembers(provider: ProviderServer, tmp_path: Path) -> None:
+    provider.reply([Text("Once upon "), Stall()])
+    provider.reply(Text("a time."))
+    provider.reply(Text("Moss."))
+    file = str(tmp_path / "chat.db")
+    with example("chat.py", provider, None, file) as process:
+        until(process, "Ctrl-D leaves.]\n> ")
+        say(process, "Tell a story about Moss.")
+        until(process, "Once upon ")
+        process.send_signal(signal.SIGINT)
+        assert until(process, "> ") == '\n[stopped: 10 characters are kept, "go on" continues]\n> '
+        say(process, "go on")
+        assert until(process, "> ") == "Once upon a time.\n> ", "what was kept is shown, and not said again"
+        assert process.stdin is not None
+        process.stdin.close()
+        assert rest_of(process, provider) == "\n"
+    assert "Once upon " in conversation(provider.requests[1])[-2]
+    with example("chat.py", provider, None, file) as process:
+        assert until(process, "> ") == "[1 turn remembered; the last one:]\n> "
+        assert until(process, "> ") == "Tell a story about Moss.\nOnce upon a time.\n> "
+        say(process, "What was it about?")
+        assert until(process, "> ") == "Moss.\n> "
+        assert process.stdin is not None
+        process.stdin.close()
+        rest_of(process, provider)
+    told = " ".join(conversation(provider.requests[2]))
+    assert "Tell a story about Moss." in told
+    assert "Once upon " in told
+    assert "a time." in told
+    assert outcomes(provider) == ["disconnected", "completed", "completed"]
+
+
+def test_chat_goes_on_with_an_answer_that_another_process_was_stopped_in(
+    provider: ProviderServer, tmp_path: Path
+) -> None:
+    provider.reply([Text("Once upon "), Stall()])
+    provider.reply(Text("a time."))
+    file = str(tmp_path / "chat.db")
+    with example("chat.py", provider, None, file) as process:
+        say(process, "Tell a story.")
+        until(process, "Once upon ")
+        process.send_signal(signal.SIGINT)
+        until(process, "continues]\n> ")
+        assert process.stdin is not None
+        process.stdin.close()
+        rest_of(process, provider)
+    with example("chat.py", provider, None, file) as process:
+        until(process, '[stopped: 10 characters are kept, "go on" continues]\n> ')
+        say(process, "Go on")
+        assert until(process, "> ") == "Once upon a time.\n> "
+        assert process.stdin is not None
+        process.stdin.close()
+        rest_of(process, provider)
+
+
+def test_background(provider: ProviderServer) -> None:
+    provider.default = Forever("word ", 0.002)
+    shown = run("background.py", provider)
+    assert shown.startswith("begun: PENDING\nword ")
+    assert "word \n(looking away)\nword " in shown
+    assert "acancel_run returned True\nCANCELLED by request: long enough\n" in shown
+    assert kept(shown) >= len("word ") * shown.count("word ") == 1000
+    assert outcomes(provider) == ["disconnected"]
+
+
+def test_background_that_ends_before(provider: ProviderServer) -> None:
+    provider.default = Text("Short.")
+    shown = run("background.py", provider)
+    assert "acancel_run returned False\nCOMPLETED\nkept: 6 characters\n" in shown
+
+
+def test_continue_after_crash(provider: ProviderServer) -> None:
+    provider.reply(ToolCall("measure", {"place": "cellar"}))
+    provider.reply(Forever("word ", 0.002))
+    provider.reply(Text("The end."))
+    with example("continue_after_crash.py", provider) as process:
+        shown = rest_of(process, provider, logs="run.interrupted")
+    assert shown.count("(measuring: cellar)") == 1
+    assert "the child ended with -9\nfound: ERROR Interrupted: " in shown
+    found = re.search(r"^kept: (\d+) characters, \['cellar: 21.5 degrees'\]$", shown, re.MULTILINE)
+    assert found, shown
+    assert shown.endswith(f"COMPLETED: {int(found[1]) + len('The end.')} characters, tool calls: 1\n")
+    assert outcomes(provider) == ["completed", "disconnected", "completed"]
+    assert "word word" in conversation(provider.requests[2])[-2]
+
+
 def test_a_users_own_tests_pass() -> None:
     done = subprocess.run(
         [
@@ -430,6 +541,7 @@ def test_a_users_own_tests_pass() -> None:
             EXAMPLES / "test_my_team.py",
         ],
         cwd=ROOT,
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
