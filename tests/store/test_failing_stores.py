@@ -36,6 +36,7 @@ def db() -> Generator[ScriptedDb]:
 def logged() -> Generator[list[Any]]:
     with structlog.testing.capture_logs() as entries:
         yield entries
+    structlog.reset_defaults()  # capturing has configured it, which other tests must not see
 
 
 async def hang(writes: Any) -> None:
