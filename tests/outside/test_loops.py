@@ -237,10 +237,13 @@ async def test_a_sync_tool_may_run_another_agent(stage: Stage) -> None:
 async def test_a_cancel_does_not_wait_for_the_agent_that_a_sync_tool_runs(stage: Stage) -> None:
     other = stage.agent("Other")
     ends: list[Any] = []
+    looked = threading.Event()
 
     def ask() -> None:
         """Ask the other one."""
         ends.append(other.run("inner", run_id="inner"))
+        # Else it may be gone before the outer run ends, and is rightly not named then.
+        looked.wait(10)
 
     stage.provider.reply(ToolCall("ask"))
     async with stage.agent(tools=[ask]).arun("go", stream=True, run_id=stage.RUN) as events:
@@ -250,6 +253,7 @@ async def test_a_cancel_does_not_wait_for_the_agent_that_a_sync_tool_runs(stage:
             async for _ in events:
                 pass
     assert [work.kind for work in stage.run.output.abandoned] == ["thread"]  # pyright: ignore[reportOptionalMemberAccess]
+    looked.set()
     cancel_run("inner")
     await stage.provider.await_until(lambda: not abandoned())
     assert [end.status for end in ends] == [RunStatus.cancelled]
