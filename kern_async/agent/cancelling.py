@@ -13,6 +13,7 @@ from kern_async.engine.keeper import Keeper, fence_of
 from kern_async.engine.revive import at_rest
 from kern_async.engine.run import Run
 from kern_async.engine.stored import find_tree
+from kern_async.exceptions import StoreError
 
 if TYPE_CHECKING:
     from .runnable import Runnable
@@ -55,7 +56,7 @@ async def acancel_run(
 
     Raises:
         ConfigurationError: `mode` is unknown.
-        StoreError: this process does not hold the run, and the database did not answer.
+        StoreError: this process does not hold the run, and the database did not answer; the run may still be cancelled.
     """
     if await registry.acancel_run(run_id, reason=reason, mode=mode, wait=wait):
         return True
@@ -90,6 +91,8 @@ def _cancel_stored(who: Runnable[Any, Any], run_id: str, reason: str | None) -> 
     cancelled = target.cancel("request", reason)
     if not root.ended:
         root.keeper.unclaim(root)
+    if not ticket.done:  # what was handed in comes after the claim: if that is refused, it changes nothing
+        raise StoreError(f"{db.name} did not answer in time; run {run_id!r} may still be cancelled")
     if (row := target.row) is not None:
         yield row
     return cancelled

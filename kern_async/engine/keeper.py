@@ -113,6 +113,7 @@ class Keeper:
         if self._claimed:
             return self.writer.opened()
         self._claimed = True
+        self.remarks.clear()  # they were the attempt's before
         self.fence = replace(self.fence, attempt=self.fence.attempt + 1)
         fence = self.fence
 
@@ -184,8 +185,8 @@ class Keeper:
 
     # The end.
 
-    def put_end(self, run: Run) -> Ticket:
-        """Have the run's end written, once an attempt."""
+    def put_end(self, run: Run) -> Ticket | None:
+        """Have the run's end written, once an attempt; None: another thread is at it right now."""
         attempt = run.attempt
         if not attempt.first("posted"):
             return attempt.kept("ticket")
@@ -259,7 +260,7 @@ class Keeper:
             run.attempt.first("waited")
         for ticket in tickets:
             seconds = until - time.monotonic()
-            if not ticket.done and seconds > 0:
+            if ticket is not None and not ticket.done and seconds > 0:
                 with anyio.move_on_after(seconds, shield=True):
                     await ticket.wait()
         for run in runs:
@@ -271,7 +272,7 @@ class Keeper:
         Neither, where the end comes in somebody else's thread, in which nobody waits.
         """
         ticket = self.put_end(run)
-        if not ticket.done and not run.attempt.taken("waited"):
+        if ticket is None or (not ticket.done and not run.attempt.taken("waited")):
             return {}
         error = None
         if not ticket.done:

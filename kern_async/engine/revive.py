@@ -125,9 +125,8 @@ def goes_on(kept: Kept, due: set[str], team: Kept) -> bool:
         return kept.output.status is not RunStatus.completed  # live, when its process died
     place = _place(kept)
     if RunStatus.paused in (kept.output.status, team.output.status):
-        return (
-            kept.output.status is RunStatus.paused
-        )  # who was cancelled while the team waited was so for itself
+        # Who was cancelled while the team waited was so for itself.
+        return kept.output.status is RunStatus.paused
     if place is None or place[0] < 0:
         return not team.resume.get("opened", False)
     tools = team.output.tools

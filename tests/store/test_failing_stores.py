@@ -12,11 +12,13 @@ import pytest
 import structlog
 
 from kern_async import RunStatus, Team, tool
-from kern_async.db.base import PutRun
+from kern_async.db.base import ClaimRun, PutRun
+from kern_async.engine import registry
+from kern_async.exceptions import StoreError
 from kern_async.testing.scripted import call
 
 from ..db.conftest import quick
-from ..db.stores import ScriptedDb, is_beat
+from ..db.stores import ScriptedDb, is_beat, nothing
 from .parts import agent, cancel_when_all_said, check_stored_as_seen, delegate, forever, model, read, tree
 
 __all__ = ["quick"]
@@ -221,3 +223,30 @@ async def test_an_end_whose_wait_a_second_cancel_cuts_does_not_blame_the_databas
         await task
     *_, entry = [each for each in logged if each["event"] == "run.store_failed"]
     assert "further cancel" in entry["error"]
+
+
+@pytest.mark.parametrize("answer", ["claimed", "theirs"])
+async def test_a_cancel_of_a_stored_run_is_not_true_before_the_database_says_so(
+    db: ScriptedDb, answer: str
+) -> None:
+    solo = agent("Solo", call("pay", amount=1), "Paid.", tools=[pay], db=db)
+    output = await solo.arun("Go.", session_id="s")
+    assert output.is_paused
+    registry.forget_all()
+
+    async def hang_at_claims(writes: Any) -> None:
+        if any(isinstance(write, ClaimRun) for write in writes):
+            if answer == "theirs":  # another process was the first
+                db.script.tables.runs[output.run_id].attempt += 1
+            await anyio.sleep_forever()
+
+    db.script.on_apply = hang_at_claims
+    with pytest.raises(StoreError, match="may still be cancelled"):
+        await solo.acancel_run(output.run_id)
+    db.script.on_apply = nothing
+    with anyio.fail_after(10):
+        while db.writer.stalled():  # noqa: ASYNC110 - of another thread
+            await anyio.sleep(0.01)
+    left = await solo.aget_run_output(output.run_id)
+    assert left is not None
+    assert left.is_cancelled is (answer == "claimed")
