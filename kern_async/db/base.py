@@ -19,6 +19,9 @@ LIVE = ("PENDING", "RUNNING")
 INTERRUPTED = "Interrupted"
 """The `error_type` of a run whose process died."""
 
+DIED = "the process that worked on this run ended before the run did"
+"""Its `error`."""
+
 
 # What is written.
 

@@ -23,6 +23,7 @@ from kern_async.exceptions import (
 )
 
 from .base import (
+    DIED,
     INTERRUPTED,
     LIVE,
     ClaimRun,
@@ -39,9 +40,6 @@ from .base import (
     Write,
 )
 from .texts import json_body, key_body, plain, storable
-
-_INTERRUPTED_WORDS = "the process that worked on this run ended before the run did"
-
 
 EventRow = tuple[str, int, str, str]
 """root_run_id, event_index, run_id, JSON."""
@@ -312,7 +310,7 @@ class Batch:
         dead = [run for run in self.runs.values() if run.status in LIVE and run.owner not in self.living]
         for run in dead:
             run.status, run.changed = "ERROR", True
-            run.error_type, run.error = INTERRUPTED, _INTERRUPTED_WORDS
+            run.error_type, run.error = INTERRUPTED, DIED
         dead.sort(key=lambda run: (run.number is None, run.number or 0))
         return [run.run_id for run in dead]
 

@@ -17,6 +17,7 @@ from kern_async.exceptions import (
 )
 
 from .base import (
+    DIED,
     INTERRUPTED,
     LIVE,
     ClaimRun,
@@ -198,7 +199,8 @@ class MemoryStore:
     def _put_run(self, put: PutRun) -> None:
         key, fence, tables = put.key, put.fence, self._tables
         run = tables.runs.get(key.run_id)
-        if put.new and run is not None and (run.owner, run.attempt) != (fence.owner, fence.attempt):
+        ours = (fence.root_run_id, fence.owner, fence.attempt)
+        if put.new and run is not None and (run.key.root_run_id, run.owner, run.attempt) != ours:
             raise RunExists(f"a run {key.run_id!r} is stored already")
         session = tables.sessions.get(put.session.session_id)
         if session is not None:
@@ -288,8 +290,7 @@ class MemoryStore:
         reaped: list[str] = []
         for run in self._ordered():
             if run.status in LIVE and run.owner not in leases:
-                run.status, run.error_type = "ERROR", INTERRUPTED
-                run.error = "the process that worked on this run ended before the run did"
+                run.status, run.error_type, run.error = "ERROR", INTERRUPTED, DIED
                 reaped.append(run.key.run_id)
         return reaped
 
@@ -310,9 +311,7 @@ class MemoryStore:
     # Reads.
 
     def _ordered(self) -> Iterable[_Run]:
-        return (
-            self._tables.runs.values()
-        )  # they are never written anew, so their order is that of their numbers
+        return self._tables.runs.values()  # never written anew, so their order is that of their numbers
 
     def _tree(self, root_run_id: str) -> Iterable[_Run]:
         return (run for run in self._ordered() if run.key.root_run_id == root_run_id)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from kern_async.db.base import INTERRUPTED, RunRecord
+from kern_async.db.base import DIED, INTERRUPTED, RunRecord
 from kern_async.run.agent import RunOutput
 from kern_async.run.base import BaseOutput, RunMetrics, RunStatus
 from kern_async.run.message import Message
@@ -18,9 +18,6 @@ from .ending import CUT, RunOutputs
 from .owner import EVENTS
 from .resume import past_of
 from .tokens import estimate_tokens, tokens_in
-
-DIED = "the process that ran it died"
-"""The error of an interrupted run whose row names none."""
 
 NOT_FINISHED = "interrupted: it is not known whether it took effect"
 """What a call is answered with that was under way when the process died."""

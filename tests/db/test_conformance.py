@@ -300,3 +300,9 @@ async def test_what_one_store_has_written_another_one_reads(place: Place) -> Non
         assert (await theirs.read(FindRun(run_id="r"))).status == "RUNNING"
         assert await one(theirs, Reap()) == []
         assert isinstance(await one(theirs, replace(put(), fence=fence(owner="they"))), Fenced)
+
+
+async def test_a_new_run_does_not_take_the_id_of_one_in_another_tree(store: Store) -> None:
+    await done(store, put("one", new=True), put("m", root="one"))
+    [rejected] = await store.apply([put("m", root="m", new=True)])
+    assert isinstance(rejected, RunExists)
