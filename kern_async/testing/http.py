@@ -127,7 +127,8 @@ class Connection(asyncio.Protocol):
         self._open = open_connections
         self._received = bytearray()
         self._exchange: Exchange | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        """Of the exchange under way."""
         self._sends = itertools.count(1)
         self._room: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport
@@ -138,7 +139,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if self._task is None:
+        if self.task is None:
             self._next()
 
     def eof_received(self) -> None:
@@ -191,8 +192,8 @@ class Connection(asyncio.Protocol):
             return
         if exchange is not None:
             self._exchange = exchange
-            self._task = asyncio.get_running_loop().create_task(self._answer(exchange))
-            self._task.add_done_callback(self._done)
+            self.task = asyncio.get_running_loop().create_task(self._answer(exchange))
+            self.task.add_done_callback(self._done)
 
     def _parse(self) -> Exchange | None:
         end = self._received.find(b"\r\n\r\n", 0, _MAX_HEAD)
@@ -209,7 +210,7 @@ class Connection(asyncio.Protocol):
         return Exchange(head, body, self)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        exchange, self._exchange, self._task = self._exchange, None, None
+        exchange, self._exchange, self.task = self._exchange, None, None
         if task.cancelled() or exchange is None or not exchange.complete:
             self._transport.abort()
         elif exchange.head.headers.get("connection", "").lower() == "close":
@@ -223,8 +224,8 @@ class Connection(asyncio.Protocol):
             exchange.complete = True
             if exchange.on_leave is not None:
                 exchange.on_leave()
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
         self.resume_writing()
 
 

@@ -227,10 +227,17 @@ class ProviderServer:
             listening.set_result((host, server.sockets[0].getsockname()[1]))
             await self._stop.wait()
         finally:
+            # A closed asyncio server leaves a socket that it is accepting open; nothing tells when it has it.
+            while self._accepts():  # noqa: ASYNC110
+                await asyncio.sleep(0)
             server.close()
             while self._connections or len(asyncio.all_tasks()) > 1:  # some may be on their way in
                 self._drop()
                 await asyncio.sleep(0)
+
+    def _accepts(self) -> bool:
+        answers = {connection.task for connection in self._connections}
+        return bool(asyncio.all_tasks() - answers - {asyncio.current_task()})
 
     def _drop(self) -> None:
         for request in self._service.requests:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import http.client
 import json
 import signal
@@ -500,6 +502,16 @@ def test_close_ends_what_is_open_and_start_listens_again() -> None:
         provider.start()
         assert provider.base_url == url
         assert ask(provider) == "again"
+
+
+def test_close_ends_connections_that_are_just_coming_in() -> None:
+    for _ in range(60):
+        with ProviderServer() as server, contextlib.ExitStack() as clients:
+            port = urlsplit(server.base_url).port
+            for _ in range(5):
+                clients.enter_context(socket.create_connection(("127.0.0.1", port or 0)))
+            server.close()
+    gc.collect()  # complains of what was left open
 
 
 def test_the_servers_own_thread_cannot_end_it(provider: ProviderServer) -> None:
