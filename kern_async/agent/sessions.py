@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from kern_async.db.base import FindSessions
 from kern_async.db.database import BaseDb
 from kern_async.engine import stored
 from kern_async.engine.asking import T, Talk, drive, drive_in_thread
@@ -86,7 +87,7 @@ class Sessions:
         check_text("user_id", user_id)
         check_count("limit", limit)
         check_count("offset", offset)
-        return stored.sessions(self._database(), user_id=user_id, limit=limit, offset=offset)
+        return stored.sessions(self._database(), FindSessions(user_id=user_id, limit=limit, offset=offset))
 
     def delete_session(self, session_id: str) -> bool:
         """Delete a session and all that belongs to it; return whether there was one.

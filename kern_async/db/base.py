@@ -48,7 +48,7 @@ class SessionSeed:
     user_id: str | None
     kind: Literal["agent", "team"]
     entity_id: str
-    """The id of the agent or team."""
+    """The id of the agent or team; empty for one that was made for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +129,18 @@ class ImportSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetSession:
+    """Change a stored session: what is given is set, what is None stays. The result says whether there is one."""
+
+    session_id: str
+    name: str | None = None
+    metadata: str | None = None
+    """JSON."""
+    state: Mapping[str, str] | None = None
+    """All keys that it has from now on, and their JSON values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteSession:
     """Delete a session and all that belongs to it. The result says whether there was one.
 
@@ -162,7 +174,7 @@ class Reap:
     """
 
 
-Write = PutRun | PutEvents | ClaimRun | ImportSession | DeleteSession | Heartbeat | Retire | Reap
+Write = PutRun | PutEvents | ClaimRun | ImportSession | SetSession | DeleteSession | Heartbeat | Retire | Reap
 
 
 # What is read.
@@ -193,9 +205,12 @@ class SessionRecord:
     state: Mapping[str, str]
     created_at: float
     updated_at: float
-    """When a run of it was last written."""
+    """When it, or a run of it, was last written."""
     run_count: int = 0
     """How many root runs it has."""
+    name: str | None = None
+    metadata: str | None = None
+    """JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +245,8 @@ class FindRuns:
     kind: Literal["agent", "team"] | None = None
     entity_id: str | None = None
     roots: bool = False
+    bare: bool = False
+    """Leave out their messages and tool calls."""
     ended: bool = False
     """Leave out those that are live."""
     before: int | None = None
@@ -237,14 +254,32 @@ class FindRuns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FindSessions:
-    """-> `list[SessionRecord]`, the last changed first; of one user, agent or team only, if given."""
+class CountSessions:
+    """-> `int`: how many sessions there are; of one user, agent or team only, if given."""
 
     user_id: str | None = None
     kind: Literal["agent", "team"] | None = None
     entity_id: str | None = None
+    name: str | None = None
+    """Only those whose names have this in them, whatever the case of its letters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindSessions(CountSessions):
+    """-> `list[SessionRecord]`: these sessions, the last ones first."""
+
+    by: Literal["updated_at", "created_at"] = "updated_at"
+    first: bool = False
+    """The first ones first."""
     limit: int | None = None
     offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindOpenings:
+    """-> `dict[str, str | None]`: `output` of the first root run of each of these sessions that has one."""
+
+    session_ids: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +295,7 @@ class FindEvents:
     limit: int = 1_000
 
 
-Read = FindRun | FindTree | FindSession | FindRuns | FindSessions | FindEvents
+Read = FindRun | FindTree | FindSession | FindRuns | FindSessions | CountSessions | FindOpenings | FindEvents
 
 
 class Store(Protocol):

@@ -37,6 +37,7 @@ from .base import (
     Retire,
     RunKey,
     SessionSeed,
+    SetSession,
     Write,
 )
 from .texts import json_body, key_body, plain, storable
@@ -98,6 +99,11 @@ class SessionRow:
     updated_at: float | None = None
     """None: it stays as it is stored."""
     state: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
+    cleared: bool = False
+    """All of the stored state goes, before what is here is written."""
+    name: str | None = None
+    metadata: str | None = None
+    """None of these two: as it is stored."""
 
 
 @dataclass(slots=True, eq=False)
@@ -143,6 +149,8 @@ class Batch:
                 self._claim(write)
             case ImportSession():
                 self._import(write)
+            case SetSession():
+                return self._set_session(write)
             case DeleteSession():
                 return self._delete(write.session_id)
             case Heartbeat():
@@ -277,6 +285,8 @@ class Batch:
             session.created_at,
             session.updated_at,
             {key_body(name): json_body(value) for name, value in session.state.items()},
+            name=plain(session.name),
+            metadata=None if session.metadata is None else json_body(session.metadata),
         )
         for record in write.runs:
             key = record.key
@@ -290,6 +300,20 @@ class Batch:
             self._add(run)
         for root_run_id, index, run_id, body in write.events:
             self._add_events(root_run_id, [(index, run_id, body)])
+
+    def _set_session(self, write: SetSession) -> bool:
+        session = self.sessions.get(write.session_id)
+        if session is None:
+            return False
+        session.updated_at = next(self.stamps)
+        if write.name is not None:
+            session.name = plain(write.name)
+        if write.metadata is not None:
+            session.metadata = json_body(write.metadata)
+        if write.state is not None:
+            session.cleared = True
+            session.state = {key_body(name): json_body(value) for name, value in write.state.items()}
+        return True
 
     def _delete(self, session_id: str) -> bool:
         of_session = [run for run in self.runs.values() if run.session_id == session_id]
@@ -346,6 +370,8 @@ def subjects_of(writes: Iterable[Write]) -> Subjects:  # noqa: C901 - a line for
             case ImportSession():
                 found.sessions.add(write.session.seed.session_id)
                 found.runs.update(record.key.run_id for record in write.runs)
+            case SetSession():
+                found.sessions.add(write.session_id)
             case DeleteSession():
                 found.sessions.add(write.session_id)
                 found.deleted.add(write.session_id)

@@ -62,13 +62,25 @@ class Tables:
         self._dialect = dialect
         self._new_sessions = Prepared(
             dialect.insert(sessions).on_conflict_do_nothing(),
-            *("session_id", "user_id", "kind", "entity_id", "created_at", "updated_at"),
+            *("session_id", "user_id", "kind", "entity_id", "created_at", "updated_at", "name", "metadata"),
         )
+        is_session = sessions.c.session_id == bindparam("of_session")
         self._touch_sessions = Prepared(
+            update(sessions).where(is_session).values(updated_at=bindparam("at")), *("of_session", "at")
+        )
+        self._set_sessions = Prepared(
             update(sessions)
-            .where(sessions.c.session_id == bindparam("of_session"))
-            .values(updated_at=bindparam("at")),
-            *("of_session", "at"),
+            .where(is_session)
+            .values(
+                {
+                    name: func.coalesce(bindparam(f"new_{name}", type_=Text), sessions.c[name])
+                    for name in ("name", "metadata")
+                }
+            ),
+            *("of_session", "new_name", "new_metadata"),
+        )
+        self._clear_state = Prepared(
+            delete(session_state).where(session_state.c.session_id == bindparam("of_session")), "of_session"
         )
         self._put_state = _upsert(dialect, session_state)
         self._drop_state = Prepared(
@@ -196,6 +208,8 @@ class Tables:
                 each.seed.entity_id,
                 each.created_at,
                 each.updated_at,
+                each.name,
+                each.metadata,
             )
             for each in touched
             if each.seed is not None
@@ -204,6 +218,9 @@ class Tables:
             raise OvertakenError
         old = [each for each in touched if each.seed is None and each.updated_at is not None]
         self._touch_sessions.execute(connection, [(each.session_id, each.updated_at) for each in old])
+        told = [each for each in old if (each.name, each.metadata) != (None, None)]
+        self._set_sessions.execute(connection, [(each.session_id, each.name, each.metadata) for each in told])
+        self._clear_state.execute(connection, [(each.session_id,) for each in old if each.cleared])
         state = [(each.session_id, *item) for each in touched for item in each.state.items()]
         self._drop_state.execute(connection, [(of, key) for of, key, value in state if value is None])
         self._put_state.execute(connection, [change for change in state if change[2] is not None])

@@ -21,9 +21,11 @@ from .base import (
     INTERRUPTED,
     LIVE,
     ClaimRun,
+    CountSessions,
     DeleteSession,
     Fence,
     FindEvents,
+    FindOpenings,
     FindRun,
     FindRuns,
     FindSession,
@@ -40,6 +42,7 @@ from .base import (
     RunRecord,
     SessionRecord,
     SessionSeed,
+    SetSession,
     Store,
     Write,
 )
@@ -82,7 +85,7 @@ class _Run:
     messages: dict[int, str] = field(default_factory=dict[int, str])
     tools: dict[int, str] = field(default_factory=dict[int, str])
 
-    def record(self) -> RunRecord:
+    def record(self, *, bare: bool = False) -> RunRecord:
         return RunRecord(
             key=self.key,
             number=self.number,
@@ -93,8 +96,8 @@ class _Run:
             resume=self.resume,
             error_type=self.error_type,
             error=self.error,
-            messages=_in_order(self.messages),
-            tools=_in_order(self.tools),
+            messages=[] if bare else _in_order(self.messages),
+            tools=[] if bare else _in_order(self.tools),
         )
 
 
@@ -106,6 +109,8 @@ class _Session:
     change: int
     """Rises with every change in any session: of two in the same instant the later one is known."""
     state: dict[str, str] = field(default_factory=dict[str, str])
+    name: str | None = None
+    metadata: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -159,6 +164,10 @@ class MemoryStore:
                 return self._find_runs(read)
             case FindSessions():
                 return self._find_sessions(read)
+            case CountSessions():
+                return len(self._chosen(read))
+            case FindOpenings():
+                return self._find_openings(set(read.session_ids))
             case FindEvents():
                 return self._find_events(read)
 
@@ -169,14 +178,13 @@ class MemoryStore:
             case PutRun():
                 self._put_run(write)
             case PutEvents():
-                self._check(write.fence)
-                events = self._tables.events.setdefault(write.fence.root_run_id, {})
-                for index, run_id, text in write.events:
-                    events.setdefault(index, (run_id, text))
+                self._put_events(write)
             case ClaimRun():
                 self._claim(write)
             case ImportSession():
                 self._import(write)
+            case SetSession():
+                return self._set_session(write)
             case DeleteSession():
                 return self._delete(write.session_id)
             case Heartbeat():
@@ -231,6 +239,12 @@ class MemoryStore:
             else:
                 session.state[name] = value
 
+    def _put_events(self, put: PutEvents) -> None:
+        self._check(put.fence)
+        events = self._tables.events.setdefault(put.fence.root_run_id, {})
+        for index, run_id, text in put.events:
+            events.setdefault(index, (run_id, text))
+
     def _claim(self, claim: ClaimRun) -> None:
         fence = claim.fence
         root = self._tables.runs.get(fence.root_run_id)
@@ -250,7 +264,13 @@ class MemoryStore:
             if record.key.run_id in tables.runs:
                 raise RunExists(f"a run {record.key.run_id!r} is stored already")
         tables.sessions[session_id] = _Session(
-            session.seed, session.created_at, session.updated_at, self._next_change(), dict(session.state)
+            session.seed,
+            session.created_at,
+            session.updated_at,
+            self._next_change(),
+            dict(session.state),
+            session.name,
+            session.metadata,
         )
         for record in write.runs:
             self._add(
@@ -270,6 +290,17 @@ class MemoryStore:
             )
         for root, index, run_id, text in write.events:
             tables.events.setdefault(root, {}).setdefault(index, (run_id, text))
+
+    def _set_session(self, write: SetSession) -> bool:
+        session = self._tables.sessions.get(write.session_id)
+        if session is None:
+            return False
+        session.updated_at, session.change = self._clock(), self._next_change()
+        session.name = session.name if write.name is None else write.name
+        session.metadata = session.metadata if write.metadata is None else write.metadata
+        if write.state is not None:
+            session.state = dict(write.state)
+        return True
 
     def _delete(self, session_id: str) -> bool:
         tables = self._tables
@@ -324,6 +355,8 @@ class MemoryStore:
             created_at=session.created_at,
             updated_at=session.updated_at,
             run_count=self._tables.roots.get(session_id, 0),
+            name=session.name,
+            metadata=session.metadata,
         )
 
     def _find_runs(self, find: FindRuns) -> list[RunRecord]:
@@ -339,19 +372,38 @@ class MemoryStore:
         ]
         if find.last is not None:
             runs = runs[max(0, len(runs) - find.last) :]
-        return [run.record() for run in runs]
+        return [run.record(bare=find.bare) for run in runs]
 
-    def _find_sessions(self, find: FindSessions) -> list[SessionRecord]:
-        sessions = [
+    def _chosen(self, find: CountSessions) -> list[_Session]:
+        return [
             session
             for session in self._tables.sessions.values()
             if find.user_id in (None, session.seed.user_id)
             and find.kind in (None, session.seed.kind)
             and find.entity_id in (None, session.seed.entity_id)
+            and (
+                find.name is None or (session.name is not None and find.name.lower() in session.name.lower())
+            )
         ]
-        sessions.sort(key=lambda session: (session.updated_at, session.change), reverse=True)
+
+    def _find_sessions(self, find: FindSessions) -> list[SessionRecord]:
+        sessions = self._chosen(find)
+        if find.by == "updated_at":
+            sessions.sort(key=lambda session: (session.updated_at, session.change))
+        else:
+            sessions.sort(key=lambda session: session.created_at)
+        if not find.first:
+            sessions.reverse()
         end = None if find.limit is None else find.offset + find.limit
         return [self._session(session.seed.session_id) for session in sessions[find.offset : end]]
+
+    def _find_openings(self, session_ids: set[str]) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for run in self._ordered():
+            key = run.key
+            if key.session_id in session_ids and key.run_id == key.root_run_id:
+                found.setdefault(key.session_id, run.output)
+        return found
 
     def _find_events(self, find: FindEvents) -> list[tuple[int, str]]:
         events = self._tables.events.get(find.root_run_id, {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, MetaData, insert, inspect, select, update
+from sqlalchemy import Connection, MetaData, insert, inspect, select, text, update
 
 from kern_async.exceptions import DatabaseUnusable
 
@@ -18,7 +18,14 @@ from .tables import metadata, schema_version
 Step = Callable[[Connection], None]
 """Brings the tables, and all that is in them, from the version before to the next."""
 
-STEPS: dict[int, Step] = {}
+
+def _name_sessions(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE kern_sessions ADD COLUMN name TEXT"))
+    connection.execute(text("ALTER TABLE kern_sessions ADD COLUMN metadata TEXT"))
+    connection.execute(text("CREATE INDEX kern_sessions_created_at ON kern_sessions (created_at)"))
+
+
+STEPS: dict[int, Step] = {2: _name_sessions}
 """The step that leads to each version, from 2 on; version 1 is the first."""
 
 

@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, bindparam, false, func, select
 
 from .base import (
     LIVE,
+    CountSessions,
     FindEvents,
+    FindOpenings,
     FindRun,
     FindRuns,
     FindSession,
@@ -49,6 +51,12 @@ _SESSIONS = select(
     .label("run_count"),
 )
 _ONE_SESSION = _SESSIONS.where(sessions.c.session_id == bindparam("of"))
+_FIRST_RUNS = (
+    select(func.min(runs.c.number))
+    .where(runs.c.session_id.in_(bindparam("ids", expanding=True)), runs.c.run_id == runs.c.root_run_id)
+    .group_by(runs.c.session_id)
+)
+_OPENINGS = select(runs.c.session_id, runs.c.output).where(runs.c.number.in_(_FIRST_RUNS))
 _STATES = select(session_state).where(session_state.c.session_id.in_(bindparam("ids", expanding=True)))
 
 
@@ -74,6 +82,10 @@ def answer(connection: Connection, read: Read) -> Any:
             return _find_runs(connection, read)
         case FindSessions():
             return _find_sessions(connection, read)
+        case CountSessions():
+            return connection.scalar(_chosen(select(func.count()).select_from(sessions), read))
+        case FindOpenings():
+            return _find_openings(connection, read.session_ids)
         case FindEvents():
             return _find_events(connection, read)
 
@@ -96,24 +108,40 @@ def _find_runs(connection: Connection, find: FindRuns) -> list[RunRecord]:
     if find.before is not None:
         query = query.where(runs.c.number < find.before)
     if find.last is None:
-        return _runs(connection, query.order_by(runs.c.number))
-    newest_first = _runs(connection, query.order_by(runs.c.number.desc()).limit(find.last))
+        return _runs(connection, query.order_by(runs.c.number), bare=find.bare)
+    newest_first = _runs(connection, query.order_by(runs.c.number.desc()).limit(find.last), bare=find.bare)
     return newest_first[::-1]
 
 
-def _find_sessions(connection: Connection, find: FindSessions) -> list[SessionRecord]:
-    query = _SESSIONS
+def _chosen(query: Select[Any], find: CountSessions) -> Select[Any]:
     if find.user_id is not None:
         query = query.where(_is(sessions.c.user_id, find.user_id))
     if find.kind is not None:
         query = query.where(sessions.c.kind == find.kind)
     if find.entity_id is not None:
         query = query.where(_is(sessions.c.entity_id, find.entity_id))
-    query = query.order_by(sessions.c.updated_at.desc(), sessions.c.session_id)
+    if find.name is not None:
+        has_it = sessions.c.name.icontains(find.name, autoescape=True)
+        query = query.where(has_it if storable(find.name) else false())
+    return query
+
+
+def _find_sessions(connection: Connection, find: FindSessions) -> list[SessionRecord]:
+    by = sessions.c[find.by]
+    query = _chosen(_SESSIONS, find).order_by(by if find.first else by.desc(), sessions.c.session_id)
     if find.limit is not None or find.offset:
         # SQLite knows no offset without a limit.
         query = query.limit(2**62 if find.limit is None else find.limit).offset(find.offset)
     return _sessions(connection, query)
+
+
+def _find_openings(connection: Connection, session_ids: Sequence[str]) -> dict[str, str | None]:
+    known = [each for each in session_ids if storable(each)]
+    return {
+        session_id: output
+        for portion in in_portions(known)
+        for session_id, output in connection.execute(_OPENINGS, {"ids": portion})
+    }
 
 
 def _find_events(connection: Connection, find: FindEvents) -> list[tuple[int, str]]:
@@ -128,9 +156,9 @@ def _find_events(connection: Connection, find: FindEvents) -> list[tuple[int, st
     return [(index, body) for index, body in connection.execute(query)]
 
 
-def _runs(connection: Connection, query: Select[Any]) -> list[RunRecord]:
+def _runs(connection: Connection, query: Select[Any], *, bare: bool = False) -> list[RunRecord]:
     rows = connection.execute(query).all()
-    run_ids = [row.run_id for row in rows]
+    run_ids = [] if bare else [row.run_id for row in rows]
     of_runs = _bodies(connection, _MESSAGES, run_ids)
     tools = _bodies(connection, _TOOL_CALLS, run_ids)
     return [_record(row, of_runs.get(row.run_id, []), tools.get(row.run_id, [])) for row in rows]
@@ -184,6 +212,8 @@ def _sessions(connection: Connection, query: Select[Any], **values: str) -> list
             created_at=row.created_at,
             updated_at=row.updated_at,
             run_count=row.run_count,
+            name=row.name,
+            metadata=row.metadata,
         )
         for row in rows
     ]

@@ -43,6 +43,9 @@ sessions = Table(
     Column("entity_id", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
+    Column("name", Text),
+    Column("metadata", Text),
+    Index("kern_sessions_created_at", "created_at"),
     Index("kern_sessions_updated_at", "updated_at"),
 )
 

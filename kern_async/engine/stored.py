@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from kern_async.db.base import (
+    INTERRUPTED,
+    LIVE,
+    CountSessions,
     DeleteSession,
     FindEvents,
+    FindOpenings,
     FindRun,
     FindRuns,
     FindSession,
@@ -17,6 +22,8 @@ from kern_async.db.base import (
     ImportSession,
     RunRecord,
     SessionRecord,
+    SessionSeed,
+    SetSession,
 )
 from kern_async.db.database import BaseDb
 from kern_async.exceptions import ConfigurationError, SessionBusy, WriteRejected
@@ -68,51 +75,127 @@ def run_output(db: BaseDb, run_id: str, session_id: str | None) -> Talk[RunOutpu
     return next((kept.output for kept in root.tree() if kept.output.run_id == run_id), None)
 
 
-def session(db: BaseDb, session_id: str) -> Talk[Session | None]:
-    """A session with all its runs."""
+def session(
+    db: BaseDb, session_id: str, *, events: bool = True, messages: bool = True
+) -> Talk[Session | None]:
+    """A session with all its runs; those are without their events, or messages and tool calls, if not asked for."""
     found: SessionRecord | None = yield from ask(db, FindSession(session_id=session_id))
     if found is None:
         return None
-    records: Sequence[RunRecord] = yield from ask(db, FindRuns(session_id=session_id))
-    events: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        if record.key.parent_run_id is None:
-            events |= events_by_run((yield from find_events(db, record.key.run_id)))
-    outputs: dict[str, BaseOutput] = {
-        kept.output.run_id: kept.output for root in kept_from_records(records, events) for kept in root.tree()
+    records: Sequence[RunRecord] = yield from ask(db, FindRuns(session_id=session_id, bare=not messages))
+    wanted = {
+        record.key.root_run_id
+        for record in records
+        # The text of a run that has not come to an end may be in its events only.
+        if events or record.status in LIVE or record.error_type == INTERRUPTED
     }
+    of_runs: dict[str, list[dict[str, Any]]] = {}
+    for root_run_id in wanted:
+        of_runs |= events_by_run((yield from find_events(db, root_run_id)))
+    outputs: dict[str, BaseOutput] = {
+        kept.output.run_id: kept.output
+        for root in kept_from_records(records, of_runs)
+        for kept in root.tree()
+    }
+    return Session.model_construct(**_fields(found), runs=[outputs[record.key.run_id] for record in records])
+
+
+def _fields(found: SessionRecord) -> dict[str, Any]:
     seed = found.seed
-    return Session.model_construct(
+    return {
+        "session_id": seed.session_id,
+        "session_name": found.name,
+        "user_id": seed.user_id,
+        "agent_id": (seed.entity_id or None) if seed.kind == "agent" else None,
+        "team_id": (seed.entity_id or None) if seed.kind == "team" else None,
+        "metadata": json.loads(found.metadata) if found.metadata is not None else None,
+        "session_state": {key: json.loads(text) for key, text in found.state.items()},
+        "created_at": found.created_at,
+        "updated_at": found.updated_at,
+    }
+
+
+def _summary(found: SessionRecord) -> SessionSummary:
+    return SessionSummary.model_construct(**_fields(found), run_count=found.run_count)
+
+
+def session_summary(db: BaseDb, session_id: str) -> Talk[SessionSummary | None]:
+    """A session without its runs."""
+    found: SessionRecord | None = yield from ask(db, FindSession(session_id=session_id))
+    return None if found is None else _summary(found)
+
+
+def sessions(db: BaseDb, find: FindSessions) -> Talk[list[SessionSummary]]:
+    """Sessions without their runs."""
+    found: Sequence[SessionRecord] = yield from ask(db, find)
+    return [_summary(each) for each in found]
+
+
+def count_sessions(db: BaseDb, find: CountSessions) -> Talk[int]:
+    """How many such sessions there are."""
+    return (yield from ask(db, find))
+
+
+def openings(db: BaseDb, session_ids: Sequence[str]) -> Talk[dict[str, Any]]:
+    """What the first run of each session was asked, as JSON data; sessions without a run are left out."""
+    found: Mapping[str, str | None] = yield from ask(db, FindOpenings(session_ids=session_ids))
+    return {session_id: _asked(json.loads(text)) for session_id, text in found.items() if text is not None}
+
+
+def _asked(output: dict[str, Any]) -> Any:
+    asked: dict[str, Any] = output.get("input") or {}
+    return asked.get("input_content")
+
+
+def create_session(
+    db: BaseDb,
+    *,
+    session_id: str,
+    kind: Literal["agent", "team"],
+    entity_id: str | None,
+    user_id: str | None,
+    name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Talk[None]:
+    """Store a session that has no run yet; metadata and state are JSON data.
+
+    Raises:
+        SessionExists: there is one of this id.
+    """
+    now = time.time()
+    record = SessionRecord(
+        seed=SessionSeed(session_id=session_id, user_id=user_id, kind=kind, entity_id=entity_id or ""),
+        state=_texts(state or {}),
+        created_at=now,
+        updated_at=now,
+        name=name,
+        metadata=None if metadata is None else json.dumps(metadata, ensure_ascii=False),
+    )
+    yield from tell(db, ImportSession(session=record, runs=()))
+
+
+def update_session(
+    db: BaseDb,
+    session_id: str,
+    *,
+    name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Talk[bool]:
+    """Put what is given, JSON data, in the place of what is stored; say whether there is such a session."""
+    write = SetSession(
         session_id=session_id,
-        user_id=seed.user_id,
-        agent_id=seed.entity_id if seed.kind == "agent" else None,
-        team_id=seed.entity_id if seed.kind == "team" else None,
-        session_state={key: json.loads(text) for key, text in found.state.items()},
-        runs=[outputs[record.key.run_id] for record in records],
-        created_at=found.created_at,
-        updated_at=found.updated_at,
+        name=name,
+        metadata=None if metadata is None else json.dumps(metadata, ensure_ascii=False),
+        state=None if state is None else _texts(state),
     )
+    (changed,) = yield from tell(db, write)
+    return bool(changed)
 
 
-def sessions(
-    db: BaseDb, *, user_id: str | None, limit: int | None, offset: int
-) -> Talk[list[SessionSummary]]:
-    """Sessions without their runs, the last changed first."""
-    found: Sequence[SessionRecord] = yield from ask(
-        db, FindSessions(user_id=user_id, limit=limit, offset=offset)
-    )
-    return [
-        SessionSummary(
-            session_id=each.seed.session_id,
-            user_id=each.seed.user_id,
-            agent_id=each.seed.entity_id if each.seed.kind == "agent" else None,
-            team_id=each.seed.entity_id if each.seed.kind == "team" else None,
-            created_at=each.created_at,
-            updated_at=each.updated_at,
-            run_count=each.run_count,
-        )
-        for each in found
-    ]
+def _texts(state: Mapping[str, Any]) -> dict[str, str]:
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in state.items()}
 
 
 def delete_session(db: BaseDb, session_id: str) -> Talk[bool]:

@@ -49,6 +49,8 @@ def exported(
             "state": {key: _parsed(value) for key, value in session.state.items()},
             "created_at": float(session.created_at),
             "updated_at": float(session.updated_at),
+            "name": session.name,
+            "metadata": _parsed(session.metadata),
         },
         "runs": [_exported(run) for run in sorted(runs, key=lambda run: run.number)],
         "events": [
@@ -100,6 +102,8 @@ def imported(data: Any, *, session_id: str | None = None) -> ImportSession:
         created_at=session.created_at,
         updated_at=session.updated_at,
         run_count=sum(run.parent_run_id is None for run in given.runs),
+        name=session.name,
+        metadata=None if session.metadata is None else _text(session.metadata),
     )
     runs = [_imported(run, number, sessions, new_id) for number, run in enumerate(given.runs, 1)]
     events = [

@@ -44,10 +44,13 @@ class ExportedSession(_Form):
     session_id: _Id
     user_id: _Id | None
     kind: _Kind
-    entity_id: _Id
+    entity_id: str
+    """Empty if it was made before there was a run of it, and for no agent or team."""
     state: _Object
     created_at: _Seconds
     updated_at: _Seconds
+    name: str | None = None  # these two are none of what older releases wrote
+    metadata: _Object | None = None
 
 
 class ExportedRun(_Form):

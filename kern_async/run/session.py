@@ -15,14 +15,18 @@ from .team import TeamRunOutput
 class SessionSummary(BaseModel):
     """A session without its runs, as `list_sessions` gives it.
 
-    It is of the agent or the team whose run began it; the other id is None. Times are seconds since the epoch;
-    `updated_at` is when a run of it was last written. `run_count` does not count members' runs.
+    It is of the agent or the team whose run began it, or that it was made for; the other id is None. Times are
+    seconds since the epoch; `updated_at` is when it, or a run of it, was last written. `run_count` does not count
+    members' runs.
     """
 
     session_id: str
+    session_name: str | None = None
     user_id: str | None = None
     agent_id: str | None = None
     team_id: str | None = None
+    metadata: dict[str, Any] | None = None
+    session_state: dict[str, Any] = Field(default_factory=dict[str, Any])
     created_at: float
     updated_at: float
     run_count: int = 0
@@ -40,14 +44,17 @@ class SessionSummary(BaseModel):
 class Session(BaseModel):
     """A session with its state and all its runs, members' too, in the order in which they began.
 
-    It is of the agent or the team whose run began it; the other id is None. Times are seconds since the epoch;
-    `updated_at` is when a run of it was last written. It is a copy: changing it changes nothing that is stored.
+    It is of the agent or the team whose run began it, or that it was made for; the other id is None. Times are
+    seconds since the epoch; `updated_at` is when it, or a run of it, was last written. It is a copy: changing it
+    changes nothing that is stored.
     """
 
     session_id: str
+    session_name: str | None = None
     user_id: str | None = None
     agent_id: str | None = None
     team_id: str | None = None
+    metadata: dict[str, Any] | None = None
     session_state: dict[str, Any] = Field(default_factory=dict[str, Any])
     runs: list[RunOutput | TeamRunOutput] = Field(default_factory=list["RunOutput | TeamRunOutput"])
     created_at: float

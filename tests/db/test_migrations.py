@@ -52,7 +52,7 @@ def fail(connection: Connection) -> None:
 
 
 def with_note() -> MetaData:
-    """The tables of version 2."""
+    """The tables after `add_notes`."""
     metadata = MetaData()
     for table in SCHEMA.metadata.sorted_tables:
         table.to_metadata(metadata)
@@ -169,34 +169,58 @@ async def test_a_newer_database_is_refused_and_not_touched(fresh: Place) -> None
     set_version(fresh, 7)
     file = fresh.file.read_bytes() if isinstance(fresh, SqlitePlace) else None
     for _ in range(2):
-        with pytest.raises(DatabaseUnusable, match="schema version 7, and this kern_async knows 1") as caught:
+        with pytest.raises(DatabaseUnusable, match="schema version 7, and this kern_async knows 2") as caught:
             async with fresh.store():
                 pass
     assert str(caught.value).startswith(fresh.database().name)
     assert query(fresh, "SELECT version FROM kern_schema") == [(7,)]
     if isinstance(fresh, SqlitePlace):
         assert fresh.file.read_bytes() == file
-    set_version(fresh, 1)
+    set_version(fresh, SCHEMA.version)
     async with fresh.store() as store:
         assert await all_of(store, *READS) == before
 
 
+def undo_names(connection: Connection) -> None:
+    connection.execute(text("DROP INDEX kern_sessions_created_at"))
+    for column in ("name", "metadata"):
+        connection.execute(text(f"ALTER TABLE kern_sessions DROP COLUMN {column}"))
+
+
+UNDO = {2: undo_names}
+"""What makes a database of the version before of one of each version."""
+
+
 async def test_steps_lead_to_the_tables_that_a_new_database_has(fresh: Place) -> None:
     """Whoever changes a table writes the step too, and the other way round."""
-    steps = SCHEMA.steps
-    assert sorted(steps) == list(range(2, SCHEMA.version + 1))
+    assert sorted(SCHEMA.steps) == sorted(UNDO) == list(range(2, SCHEMA.version + 1))
+
+    def shape(connection: Connection) -> dict[str, Any]:
+        found = inspect(connection)
+        return {
+            name: (
+                [(each["name"], str(each["type"]), each["nullable"]) for each in found.get_columns(name)],
+                sorted(str(index["name"]) for index in found.get_indexes(name)),
+            )
+            for name in found.get_table_names()
+        }
+
     async with fresh.store() as store:
-        await fill(store)
-
-        def columns(connection: Connection) -> dict[str, list[str]]:
-            found = inspect(connection)
-            return {
-                name: [each["name"] for each in found.get_columns(name)] for name in found.get_table_names()
-            }
-
         assert isinstance(store, SqlStore)
-        stored = await store._transact("read", columns)
-    assert stored == {table.name: list(table.columns.keys()) for table in SCHEMA.metadata.sorted_tables}
+        new = await store._transact("read", shape)
+        before = await fill(store)
+        for version in sorted(UNDO, reverse=True):
+            await store._transact("write", UNDO[version])
+    set_version(fresh, 1)
+    async with fresh.store() as store:
+        assert isinstance(store, SqlStore)
+        assert await store._transact("read", shape) == new
+        assert await all_of(store, *READS) == before
+        await done(store, put("x"), events(2))
+    assert query(fresh, "SELECT version FROM kern_schema") == [(SCHEMA.version,)]
+    assert {name: [each[0] for each in columns] for name, (columns, _) in new.items()} == {
+        table.name: list(table.columns.keys()) for table in SCHEMA.metadata.sorted_tables
+    }
 
 
 OPEN = """

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from kern_async.db.base import (
+    CountSessions,
     DeleteSession,
     FindEvents,
+    FindOpenings,
     FindRun,
     FindRuns,
     FindSession,
@@ -17,6 +19,7 @@ from kern_async.db.base import (
     FindTree,
     ImportSession,
     Reap,
+    SetSession,
     Store,
 )
 from kern_async.exceptions import Fenced, RunExists, SessionBusy, SessionExists
@@ -155,11 +158,122 @@ async def test_sessions_are_found_by_what_is_asked_for(store: Store) -> None:
     assert await session_ids(store, user_id="nobody") == []
 
 
+async def test_sessions_come_in_the_order_that_is_asked_for(store: Store) -> None:
+    await done(
+        store, put("1", session="a"), put("2", session="b"), put("3", session="c"), put("1", session="a")
+    )
+    assert await session_ids(store, by="created_at") == ["c", "b", "a"]
+    assert await session_ids(store, by="created_at", first=True, limit=2) == ["a", "b"]
+    assert await session_ids(store, by="updated_at", first=True) == ["b", "c", "a"]
+
+
+async def test_sessions_are_found_by_a_part_of_their_name(store: Store) -> None:
+    for session, name in (("a", "A hat"), ("b", "100% wool"), ("c", "Two HATS"), ("d", None)):
+        await done(store, ImportSession(session=session_record(session, name=name), runs=[]))
+    for part, found in (("hat", {"a", "c"}), ("0%", {"b"}), ("%", {"b"}), ("_", set()), ("x\0", set())):
+        assert set(await session_ids(store, name=part)) == found
+        assert await store.read(CountSessions(name=part)) == len(found)
+
+
+async def test_sessions_are_counted_as_they_are_found(store: Store) -> None:
+    assert await store.read(CountSessions()) == 0
+    await done(
+        store,
+        put("1", session="a", user="ann"),
+        put("2", session="b", user="ann", kind="team"),
+        put("3", session="c", user="bob", entity_id="b"),
+    )
+    assert await store.read(CountSessions()) == 3
+    assert await store.read(CountSessions(user_id="ann")) == 2
+    assert await store.read(CountSessions(kind="agent", entity_id="b")) == 1
+    assert await store.read(CountSessions(user_id="nobody")) == 0
+
+
+async def test_a_sessions_opening_is_the_output_of_its_first_root_run(store: Store) -> None:
+    await done(
+        store,
+        put("m", root="r", output="0"),
+        put("r", output="1"),
+        put("x", output="2"),
+        put("y", session="t"),
+        put("z", session="u", output="3"),
+    )
+    assert await store.read(FindOpenings(session_ids=["s", "t", "unknown", "\0"])) == {"s": "1", "t": None}
+    assert await store.read(FindOpenings(session_ids=[])) == {}
+
+
+async def test_runs_are_read_without_what_is_in_other_tables(store: Store) -> None:
+    await done(store, put("r", output="1", messages=[(0, "2")], tools=[(0, "3")]))
+    (bare,) = await store.read(FindRuns(session_id="s", bare=True))
+    (whole,) = await store.read(FindRuns(session_id="s"))
+    assert (list(whole.messages), list(whole.tools)) == (["2"], ["3"])
+    assert bare == replace(whole, messages=[], tools=[])
+
+
+# Changes.
+
+
+async def test_a_session_is_changed_by_what_is_given_only(store: Store) -> None:
+    await done(store, put("r", state={"k": "1", "l": "2"}), put("x", session="t", state={"k": "1"}))
+    first = await store.read(FindSession(session_id="s"))
+    assert (first.name, first.metadata) == (None, None)
+    assert await one(store, SetSession(session_id="s", name="n", metadata='{"a":1}')) is True
+    named = await store.read(FindSession(session_id="s"))
+    assert named == replace(first, name="n", metadata='{"a":1}', updated_at=named.updated_at)
+    assert named.updated_at > first.updated_at
+    assert await one(store, SetSession(session_id="s", state={"l": "3", "m": "4"})) is True
+    changed = await store.read(FindSession(session_id="s"))
+    assert changed == replace(named, state={"l": "3", "m": "4"}, updated_at=changed.updated_at)
+    await done(store, put("r", state={"k": "5"}))
+    later = await store.read(FindSession(session_id="s"))
+    assert (later.name, later.metadata) == ("n", '{"a":1}')
+    assert later.state == {"k": "5", "l": "3", "m": "4"}
+    other = await store.read(FindSession(session_id="t"))
+    assert (other.name, other.state) == (None, {"k": "1"})
+
+
+@pytest.mark.parametrize("session", ["unknown", "\0"])
+async def test_a_session_that_is_not_stored_is_not_changed(store: Store, session: str) -> None:
+    await done(store, put("r"))
+    assert await one(store, SetSession(session_id=session, name="n", state={"k": "1"})) is False
+    assert await session_ids(store) == ["s"]
+
+
+async def test_changes_of_a_batch_keep_their_order(store: Store) -> None:
+    await done(store, put("r", status="COMPLETED", state={"k": "1"}))
+    new = session_record(name="new", state={"n": "1"})
+    results = await store.apply(
+        [
+            put("r", status="COMPLETED", state={"l": "2"}),
+            SetSession(session_id="s", name="x", state={"m": "3"}),
+            put("r", status="COMPLETED", state={"m": None, "o": "4"}),
+            SetSession(session_id="t", name="t"),
+            ImportSession(session=session_record("t", state={"k": "0"}), runs=[]),
+            SetSession(session_id="t", metadata="{}", state={"p": "5"}),
+        ]
+    )
+    assert results == [None, True, None, False, None, True]
+    changed, other = await all_of(store, FindSession(session_id="s"), FindSession(session_id="t"))
+    assert (changed.name, changed.state) == ("x", {"o": "4"})
+    assert (other.name, other.metadata, other.state) == (None, "{}", {"p": "5"})
+    assert await store.apply(
+        [
+            DeleteSession(session_id="s"),
+            ImportSession(session=new, runs=[]),
+            SetSession(session_id="s", name="y"),
+        ]
+    ) == [True, None, True]
+    again = await store.read(FindSession(session_id="s"))
+    assert (again.name, again.state) == ("y", {"n": "1"})
+
+
 # Imports.
 
 
 async def test_a_session_is_imported_whole_and_owned_by_nobody(store: Store) -> None:
-    session = session_record(state={"k": '"v"'}, created_at=3.25, updated_at=4.5)
+    session = session_record(
+        state={"k": '"v"'}, created_at=3.25, updated_at=4.5, name="n", metadata='{"m":1}'
+    )
     runs = [
         record("r", output="1", resume="2", messages=["3", "4"], tools=["5"], attempt=2),
         record("m", root="r", status="ERROR", error_type="E", error="e"),

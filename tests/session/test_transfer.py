@@ -136,6 +136,8 @@ def a_session() -> ImportSession:
             created_at=1.5,
             updated_at=2,
             run_count=3,
+            name="Hats",
+            metadata='{"shop":7}',
         ),
         runs=[
             record(ROOT, root, 3, resume=resume),
@@ -222,6 +224,18 @@ def test_an_import_belongs_to_nobody_and_live_runs_are_interrupted() -> None:
     assert write.runs[3].error_type == "Interrupted"
     assert write.runs[1].error == "\u00fc"
     assert write.session.run_count == 3
+
+
+def test_an_export_without_a_name_and_metadata_is_read() -> None:
+    data = an_export()
+    for name in ("name", "metadata"):
+        del data["session"][name]
+    session = imported(data).session
+    assert (session.name, session.metadata) == (None, None)
+    assert (imported(an_export()).session.name, imported(an_export()).session.metadata) == (
+        "Hats",
+        '{"shop":7}',
+    )
 
 
 def test_an_import_may_have_another_session_id() -> None:
