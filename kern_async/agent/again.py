@@ -189,17 +189,7 @@ def enter_again(found: Found) -> Talk[None]:
         RunNotContinuable: somebody else has it.
     """
     run, continuation = found
-    fresh = registry.find(run.id) is not run
-    if fresh:
-        try:
-            registry.register(run)
-        except RunIdInUse:
-            raise RunNotContinuable(f"run {run.id!r} is being continued already") from None
-    continuation.enter(run)
-    if fresh:
-        for member in run.below():
-            if member.resting:
-                registry.register(member)
+    _reserve(run, continuation)
     if run.keeper is None:
         return
     ticket = run.keeper.claim()
@@ -212,3 +202,22 @@ def enter_again(found: Found) -> Talk[None]:
         for each in (run, *run.below()):
             registry.unregister(each)
         raise RunNotContinuable(f"run {run.id!r} was continued or cancelled by another process")
+
+
+def _reserve(run: Run, continuation: Continuation) -> None:
+    fresh = registry.find(run.id) is not run
+    if fresh:
+        try:
+            registry.register(run)
+        except RunIdInUse:
+            raise RunNotContinuable(f"run {run.id!r} is being continued already") from None
+    try:
+        continuation.enter(run)
+    except BaseException:
+        if fresh:  # it went on and ended since it was found
+            registry.unregister(run)
+        raise
+    if fresh:
+        for member in run.below():
+            if member.resting:
+                registry.register(member)

@@ -15,6 +15,8 @@ import anyio.to_thread
 import pytest
 
 from kern_async import Agent, RunOutput, RunStatus, Team, acancel_run, cancel_run, tool
+from kern_async.agent.again import enter_again, find_again
+from kern_async.engine.asking import drive_in_thread
 from kern_async.engine.registry import find
 from kern_async.exceptions import RunIdInUse, RunNotContinuable
 from kern_async.run.cancel import get_active_runs
@@ -325,6 +327,17 @@ def test_of_many_continuations_one_wins() -> None:
         for thread in threads:
             thread.join()
         assert Counter(got) == {RunStatus.completed: 1, None: 3}
+
+
+def test_a_continuation_that_comes_too_late_leaves_nothing_of_the_run() -> None:
+    agent = quick_agent()
+    output = agent.run("go", run_id="the-run")
+    output.active_requirements[0].confirm()
+    late = drive_in_thread(find_again(agent, output), 1)
+    assert agent.continue_run(output).status is RunStatus.completed
+    with pytest.raises(RunNotContinuable):
+        drive_in_thread(enter_again(late), 1)
+    assert not get_active_runs()
 
 
 @pytest.mark.usefixtures("threads_take_turns_quickly")
