@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
-import anyio
-
 from kern_async.engine import control, registry
 from kern_async.engine.admission import admit, enter, enter_in_thread
 from kern_async.engine.asking import Talk, drive, drive_in_thread
 from kern_async.engine.execute import execute
+from kern_async.engine.host import start_here
 from kern_async.engine.keeper import Keeper
 from kern_async.engine.kept import Kept
 from kern_async.engine.loop import body_of
@@ -47,6 +46,7 @@ from .cancelling import CancelStored
 from .options import ContinueOptions, Input, RunOptions, Schema, known
 from .sessions import Sessions
 from .settings import Settings
+from .showing import Showing
 
 EventT = TypeVar("EventT")
 OutputT = TypeVar("OutputT")
@@ -61,7 +61,7 @@ class Request:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Runnable(Settings, Sessions, Generic[EventT, OutputT]):
+class Runnable(Settings, Sessions, Showing, Generic[EventT, OutputT]):
     """What can be run: an `Agent` or a `Team`. The keywords are those of `Settings`."""
 
     # Running.
@@ -187,6 +187,38 @@ class Runnable(Settings, Sessions, Generic[EventT, OutputT]):
         await execute(run, run.body, outside="caller")
         await run.wait_ended(attempt)  # it may be another thread's cancel that settles it, before its start
         return cast(OutputT, run.output_of(attempt))
+
+    async def start_run(self, input: Input, **options: Unpack[RunOptions]) -> Run:
+        """Begin a run in a task of its own, for servers: no reader holds it back, and none ends it by leaving.
+
+        A cancel of the call, before the run has begun, leaves nothing behind.
+
+        Raises:
+            ConfigurationError, RunIdInUse, DatabaseUnusable: as for `arun`.
+        """
+        run, _ = self._prepare(input, stream=False, **known("start_run", options))
+        await enter(run, self._admission(run, options))
+        if run.background:
+            await submit(run)
+        else:
+            start_here(run, run.body)
+        return run
+
+    async def start_again(
+        self, run_response: BaseOutput | None = None, **options: Unpack[ContinueOptions]
+    ) -> Run:
+        """`start_run` for a run that goes on.
+
+        Raises:
+            RunNotContinuable, ConfigurationError, StoreError: as for `acontinue_run`.
+        """
+        given = known("start_again", options, ContinueOptions)
+        given.pop("stream_events", False)
+        check_again(stored=self.db is not None, **given)
+        found = await drive(find_again(self, run_response, **given), self._seconds)
+        await drive(enter_again(found), self._seconds)
+        start_here(found[0], found[0].body)
+        return found[0]
 
     # Going on.
 
@@ -533,42 +565,3 @@ class Runnable(Settings, Sessions, Generic[EventT, OutputT]):
     acancel_tool_call = staticmethod(control.acancel_tool_call)
     send_message = staticmethod(control.send_message)
     asend_message = staticmethod(control.asend_message)
-
-    # Showing.
-
-    def print_response(self, input: Input, *, stream: bool = True, **options: Unpack[RunOptions]) -> None:
-        """Run and show it in the terminal, live unless `stream=False`; members apart.
-
-        Ctrl-C ends the run, shows what was kept, and goes on as KeyboardInterrupt.
-        """
-        from .printing import RunView
-
-        events = self.run(input, stream=True, **options)
-        with RunView() as view, events:
-            try:
-                for event in events if stream else list(events):
-                    view.show(cast(Any, event))
-            except KeyboardInterrupt:
-                for event in events:  # what the run still said, and its end
-                    view.show(cast(Any, event))
-                raise
-
-    async def aprint_response(
-        self, input: Input, *, stream: bool = True, **options: Unpack[RunOptions]
-    ) -> None:
-        """Like `print_response`, in async code. A cancel ends the run, shows what was kept, and goes on."""
-        from .printing import RunView
-
-        events = self.arun(input, stream=True, **options)
-        with RunView() as view:
-            async with events:
-                try:
-                    shown = [] if stream else [event async for event in events]
-                    async for event in events:
-                        view.show(cast(Any, event))
-                    for event in shown:
-                        view.show(cast(Any, event))
-                except anyio.get_cancelled_exc_class():
-                    async for event in events:  # the run has ended: this does not wait
-                        view.show(cast(Any, event))
-                    raise

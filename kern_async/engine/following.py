@@ -59,16 +59,31 @@ def end_event(output: BaseOutput, kind: str, index: int, created_at: int) -> Bas
 
 
 class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
-    """See `run_events`. For one task or thread at a time; a cancelled wait loses no event."""
+    """See `run_events`. For one task or thread at a time; a cancelled wait loses no event.
 
-    def __init__(self, db: BaseDb | None, run_id: str, after: int) -> None:
+    `run` is one that this process holds, for a reader that knows it: it is read even when it has ended by then, to the
+    end of the attempt with this number.
+    """
+
+    def __init__(
+        self,
+        db: BaseDb | None,
+        run_id: str,
+        after: int,
+        run: Run | None = None,
+        *,
+        attempt: int | None = None,
+    ) -> None:
         self._db = db
         self._run_id = run_id
         self._after = after
         self._read: deque[BaseEvent] = deque()
         self._cursor: Cursor | None = None
         self._live: Run | None = None
+        self._attempt_began = 0
         self._over = False
+        if run is not None and (db is None or run.log.base <= after + 1):
+            self._follow(run, attempt)
 
     def __aiter__(self) -> Self:
         return self
@@ -100,6 +115,34 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
                 time.sleep(POLL)
         return self._next()
 
+    def ready(self) -> list[BaseEvent]:
+        """What can be read without waiting."""
+        if not self._read and not self._over:
+            self._look()
+        events = list(self._read)
+        self._read.clear()
+        if events:
+            self._after = events[-1].event_index
+        return events
+
+    async def some(self) -> list[BaseEvent]:
+        """What can be read at once, at least one event; none at the end. A cancelled wait loses no event."""
+        try:
+            event = await anext(self)
+        except StopAsyncIteration:
+            return []
+        return [event, *self.ready()]
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self._over and not self._read
+
+    @property
+    def behind(self) -> int:
+        """How many events of the tree are in memory that were not read yet."""
+        return self._live.log.next_index - 1 - self._after if self._live is not None else 0
+
     @property
     def _patience(self) -> float:
         return self._db.store_timeout if self._db is not None else 0.0
@@ -124,15 +167,37 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
         while (event := cursor.take()) is not None:
             if event.event_index > self._after and self._concerns(event):
                 self._read.append(event)
-                if event.run_id == self._run_id and _is_end(event):
+                if event.run_id == self._run_id and self._ends_here(event):
                     self._over = True
                     return True
-        self._over = cursor.exhausted
+        self._over = cursor.exhausted or (not self._read and self._was_read())
         return bool(self._read) or self._over
 
-    def _follow(self, run: Run) -> None:
+    def _follow(self, run: Run, attempt: int | None = None) -> None:
         self._live = run
-        self._cursor = run.log.cursor_from(self._after + 1, run.root.attempt.number - run.root.resting)
+        if attempt is None:
+            root = run.root
+            attempt = root.attempt.number - (root.resting and not root.ended)
+        self._cursor = run.log.cursor_from(self._after + 1, attempt)
+        self._attempt_began = run.log.began(attempt)
+
+    def _ends_here(self, event: BaseEvent) -> bool:
+        """Whether it is the last of the run's events: one that paused or ended may have gone on since."""
+        if not _is_end(event):
+            return False
+        of_member = self._live is not None and self._live.parent is not None
+        return event.event_index >= self._attempt_began or (of_member and not isinstance(event, Paused))
+
+    def _was_read(self) -> bool:
+        """Whether it is a member's run that is over before its root's, and whose end was read before."""
+        run = self._live
+        return (
+            run is not None
+            and run.parent is not None
+            and (run.ended or (run.resting and not run.root.executing))
+            and run.settled is not None
+            and run.settled.index <= self._after
+        )
 
     def _concerns(self, event: BaseEvent) -> bool:
         run = self._live
@@ -166,10 +231,11 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
             return False
         mark = kept.resume.get("log", 0)
         last: list[tuple[int, str]] = yield from ask(
-            db, FindEvents(root_run_id=root_id, after=mark - 1, run_ids=[self._run_id])
+            db, FindEvents(root_run_id=root_id, after=mark - 1, run_ids=below)
         )
-        if not any(_is_end(_events.validate_python(json.loads(text))) for _, text in last):
-            index = max([mark, *(at + 1 for at, _ in last)])
+        ends = (_events.validate_python(json.loads(text)) for _, text in last)
+        if not any(end.run_id == self._run_id and _is_end(end) for end in ends):
+            index = max([mark, *(at + 1 for at, _ in last)])  # after its members' events, too
             if index > self._after:
                 at = kept.resume.get("ended_at", kept.output.created_at)
                 self._read.append(end_event(kept.output, record.key.kind, index, at))

@@ -56,6 +56,12 @@ class EventLog:
         """The `event_index` of the next event."""
         return self.base + len(self.events)
 
+    def follow(self, earlier: EventLog) -> None:
+        """Take over the events of the attempts before this log's first, whose log `earlier` was; before any other."""
+        if not self.events and len(self.ends) == len(earlier.ends):
+            self.base, self.events = earlier.base, earlier.events.copy()
+            self.ends, self.starts = earlier.ends.copy(), earlier.starts.copy()
+
     def append(self, event: BaseEvent, *, foreign: bool = False) -> None:
         """Add `event` as the last one and wake who waits for it."""
         self.events.append(event)
@@ -69,6 +75,11 @@ class EventLog:
         self._gate = None
         self._changed.ring(foreign=foreign)
         self._room.ring(foreign=foreign)
+
+    def began(self, attempt: int) -> int:
+        """The index of the first event of an attempt that follows one which has ended, or is the first."""
+        position = self.starts.get(attempt)
+        return self.base + (self.ends[attempt - 1] if position is None else position)
 
     def reopen(self) -> None:
         """Say that a paused run goes on: the next event is the first of its next attempt."""
@@ -87,8 +98,11 @@ class EventLog:
         return cursor
 
     def cursor_from(self, index: int, attempt: int) -> Cursor:
-        """A reader from the event with this index on, to the end of that attempt; nothing waits for it."""
-        cursor = Cursor(self, brief=False, attempt=attempt)
+        """A reader from the event with this index on, to the end of that attempt; nothing waits for it.
+
+        It reads what is stored, hidden events included.
+        """
+        cursor = Cursor(self, brief=False, attempt=attempt, hidden=True)
         cursor.position = max(0, index - self.base)
         return cursor
 
@@ -122,11 +136,12 @@ class EventLog:
 class Cursor:
     """A reader's place in a log. `take` and the waits are atomic under a cancel: no event is lost."""
 
-    __slots__ = ("_attempt", "_brief", "_log", "_position")
+    __slots__ = ("_attempt", "_brief", "_hidden", "_log", "_position")
 
-    def __init__(self, log: EventLog, *, brief: bool, attempt: int) -> None:
+    def __init__(self, log: EventLog, *, brief: bool, attempt: int, hidden: bool = False) -> None:
         self._log = log
         self._brief = brief
+        self._hidden = hidden
         self._attempt = attempt
         self._position: int | None = None
 
@@ -162,7 +177,9 @@ class Cursor:
             event = events[self._position]
             self._position += 1
             log.made_room()
-            if (self._brief and event.event not in BRIEF) or event.run_id in log.hidden:
+            if (self._brief and event.event not in BRIEF) or (
+                not self._hidden and event.run_id in log.hidden
+            ):
                 continue
             return event
         return None
