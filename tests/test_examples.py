@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from kern_async.testing import Forever, Gate, ProviderServer, Request, Stall, Text, ToolCall
@@ -73,11 +75,15 @@ def say(process: subprocess.Popen[str], line: str) -> None:
 
 
 def rest_of(
-    process: subprocess.Popen[str], provider: ProviderServer, *, exit_code: int = 0, logs: str = ""
+    process: subprocess.Popen[str],
+    provider: ProviderServer,
+    *,
+    exit_code: int = 0,
+    logs: str | tuple[str, ...] = (),
 ) -> str:
     """What it still prints; it must end at once after that, well, and with no request open.
 
-    Of what it logs only lines that begin with `logs` are in order.
+    Of what it logs only lines that begin with one of `logs` are in order.
     """
     assert process.stdout is not None
     assert process.stderr is not None
@@ -89,7 +95,7 @@ def rest_of(
     process.wait(10)
     took = time.perf_counter() - last
     # asyncio's debug mode tells of every slow step, and on a busy machine any is.
-    well = ("Executing <", logs) if logs else ("Executing <",)
+    well = ("Executing <", *((logs,) if isinstance(logs, str) else logs))
     complaints = [line for line in process.stderr if not line.startswith(well)]
     assert not complaints
     assert process.returncode == exit_code, "".join(lines)
@@ -527,6 +533,53 @@ def test_continue_after_crash(provider: ProviderServer) -> None:
     assert "word word" in conversation(provider.requests[2])[-2]
 
 
+# Servers.
+
+
+def test_server_and_cancel_over_http(provider: ProviderServer, tmp_path: Path) -> None:
+    provider.default = Forever("word ", 0.01)
+    with example("server.py", provider, None, str(tmp_path / "runs.db"), "0") as process:
+        url = served_at(until(process, "\n"))
+        script = [EXAMPLES / "cancel_over_http.sh", url, "storytelling-team", "2"]
+        shown = subprocess.run(script, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+        answers = re.findall(r"^{.*}$", shown, re.MULTILINE)
+        run_id = re.search(r"^starting (story-\d+)$", shown, re.MULTILINE)
+        assert run_id, shown
+        assert [json.loads(answer) for answer in answers] == [
+            {"run_id": run_id[1], "status": "CANCELLED", "cancelled": True},
+            {"run_id": run_id[1], "status": "CANCELLED", "cancelled": False},
+        ]
+        assert "the stream's last event:\nevent: TeamRunCancelled\n" in shown
+        process.send_signal(signal.SIGTERM)
+        rest_of(process, provider, logs="server.")
+    assert outcomes(provider) == ["disconnected"] * 2
+
+
+def test_mounted_app_and_its_page(provider: ProviderServer, tmp_path: Path) -> None:
+    provider.default = Forever("word ", 0.01)
+    with example("mounted_app.py", provider, None, str(tmp_path / "runs.db"), "0") as process:
+        assert process.stderr is not None
+        url = next(served_at(line) for line in process.stderr if "http://" in line)
+        page = httpx2.get(url, timeout=PATIENCE).text
+        runs = re.search(r'^const runs = "(.+)";$', page, re.MULTILINE)
+        assert runs, page
+        form = {"message": "Go.", "run_id": "the-run"}
+        with httpx2.stream("POST", f"{url}/{runs[1]}", data=form, timeout=PATIENCE) as stream:
+            lines = stream.iter_lines()
+            next(line for line in lines if line == "event: RunContent")
+            process.send_signal(signal.SIGTERM)  # with a stream that is open
+            names = [line for line in lines if line.startswith("event: ")]
+        assert names[-1] == "event: TeamRunCancelled"
+        rest_of(process, provider, exit_code=-signal.SIGTERM, logs=("INFO", "server."))
+    assert outcomes(provider) == ["disconnected"] * 2
+
+
+def served_at(line: str) -> str:
+    found = re.search(r"http://\S+", line)
+    assert found, line
+    return found[0]
+
+
 def test_a_users_own_tests_pass() -> None:
     done = subprocess.run(
         [
@@ -552,8 +605,9 @@ def test_a_users_own_tests_pass() -> None:
 
 def test_every_example_is_run_here() -> None:
     source = Path(__file__).read_text()
-    for file in EXAMPLES.glob("*.py"):
-        assert f'"{file.name}"' in source or file.name == "demo.py"
+    for file in EXAMPLES.iterdir():
+        if file.is_file():
+            assert f'"{file.name}"' in source or file.name in {"demo.py", "browser_page.html"}
 
 
 def test_examples_name_no_other_server_and_have_a_docstring() -> None:

@@ -98,6 +98,8 @@ def run(block: Block, provider: ProviderServer, directory: Path, *, seconds: flo
     file.write_text(source)
     tests = "def test_" in source and "\nanyio.run(" not in source
     how = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if tests else ["-W", "error"]
+    if ".serve(" in source:  # as a module: a script would serve for ever
+        how = ["-W", "error", "-c", "import runpy, sys; runpy.run_path(sys.argv[1])"]
     done = subprocess.run(
         [sys.executable, "-X", "dev", *how, file],
         cwd=directory,
@@ -201,12 +203,14 @@ def test_each_row_of_who_can_cancel_has_its_tests() -> None:
     assert {test for named in WHO_CAN_CANCEL.values() for test in named} <= names_of_tests()
 
 
-def test_files_that_the_design_names_exist_and_it_names_all_of_the_engine_and_the_databases() -> None:
+def test_files_that_the_design_names_exist_and_it_names_all_of_the_engine_the_databases_and_the_server() -> (
+    None
+):
     package = ROOT / "kern_async"
     named = set(re.findall(r"`(\w+\.py)`", (ROOT / "docs" / "design.md").read_text()))
     for name in named:
-        assert any((package / room / name).exists() for room in ("engine", "tools", "db", "")), name
-    for room in ("engine", "db"):
+        assert any((package / room / name).exists() for room in ("engine", "tools", "db", "os", "")), name
+    for room in ("engine", "db", "os"):
         assert {file.name for file in (package / room).glob("*.py")} - {"__init__.py"} <= named
 
 
