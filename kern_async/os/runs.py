@@ -333,11 +333,6 @@ def as_response(output: BaseOutput) -> Response:
     return Response(as_json(output), media_type="application/json")
 
 
-def reader_of(found: Found, after: int) -> EventReader:
-    """A reader of the run's events after that index."""
-    return EventReader(found.target.db, found.run_id, after, found.run)
-
-
 async def cancel_found(found: Found, *, reason: str | None, mode: CancelMode, wait: bool) -> CancelAnswer:
     """Cancel a run; the answer is what is so when it is given.
 
@@ -385,7 +380,7 @@ def _stream(agent_os: AgentOS, found: Found, after: int, *, announced: bool) -> 
             },
         )
     return EventStream(
-        reader_of(found, after),
+        EventReader(found.target.db, found.run_id, after, run),
         found.root_run_id,
         agent_os.frames,
         agent_os.stream,
@@ -418,7 +413,9 @@ async def _deliver(agent_os: AgentOS, run: Run, form: Delivery, request: Request
             closing=lambda: agent_os.closed,
         )
     if form.background:
-        status = RunStatus.running if run.executing else RunStatus.pending
+        output = run.output_of(attempt)  # a cancel may have been quicker than this answer
+        begun = RunStatus.running if run.executing else RunStatus.pending
+        status = output.status if output is not None else begun
         body = {"run_id": run.id, "session_id": run.session_id, "status": status.value}
         return JSONResponse(body, 202)
     async with anyio.create_task_group() as group:
