@@ -8,21 +8,19 @@ import sys
 from types import TracebackType
 from typing import Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from kern_async.agent.printing import RunView
 from kern_async.run.base import BaseEvent, Ended
-from kern_async.run.team import TeamRunOutputEvent
+from kern_async.run.team import event_reader
 
 from .exits import Exit, exit_of
-
-_events: TypeAdapter[BaseEvent] = TypeAdapter(TeamRunOutputEvent)
 
 
 def parse(data: bytes) -> BaseEvent | None:
     """The event that a server's bytes say; None for one that this version does not know."""
     try:
-        return _events.validate_json(data)
+        return event_reader().validate_json(data)
     except ValidationError:
         return None
 

@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Self
 
 import anyio
-from pydantic import TypeAdapter
 
 from kern_async.db.base import LIVE, FindEvents, FindRun, FindTree, RunRecord
 from kern_async.db.database import BaseDb
 from kern_async.run.base import BaseEvent, BaseOutput, Ended, Paused, RunStatus
-from kern_async.run.team import TeamRunOutputEvent
+from kern_async.run.team import event_reader
 from kern_async.run.trusted import trusted
 
 from . import registry
@@ -28,7 +27,6 @@ from .run import Run
 POLL = 0.1
 """Seconds between two looks at a run that another process executes."""
 
-_events: TypeAdapter[BaseEvent] = TypeAdapter(TeamRunOutputEvent)
 
 _END = {
     RunStatus.completed: "RunCompleted",
@@ -221,7 +219,7 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
             db, FindEvents(root_run_id=root_id, after=self._after, run_ids=below)
         )
         if found:
-            self._read += [_events.validate_python(json.loads(text)) for _, text in found]
+            self._read += [event_reader().validate_python(json.loads(text)) for _, text in found]
             return True
         live = _find(self._run_id)
         if live is not None:
@@ -233,7 +231,7 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
         last: list[tuple[int, str]] = yield from ask(
             db, FindEvents(root_run_id=root_id, after=mark - 1, run_ids=below)
         )
-        ends = (_events.validate_python(json.loads(text)) for _, text in last)
+        ends = (event_reader().validate_python(json.loads(text)) for _, text in last)
         if not any(end.run_id == self._run_id and _is_end(end) for end in ends):
             index = max([mark, *(at + 1 for at, _ in last)])  # after its members' events, too
             if index > self._after:

@@ -36,7 +36,7 @@ from kern_async.run.limits import RunLimits
 from kern_async.run.message import Message, ToolCall, now
 from kern_async.run.requirement import RunRequirement
 from kern_async.run.tool import ToolExecution
-from kern_async.run.trusted import trusted
+from kern_async.run.trusted import Mould, trusted
 
 from . import registry
 from .active import CALL_CUT, ActiveCall
@@ -159,6 +159,7 @@ class Run:
     unlist: Callable[[], None] | None = field(default=None, init=False)
     """Where it is listed as a straggler: what takes it off the list."""
     _settle_by: float | None = field(default=None, init=False)
+    _delta: tuple[Run, Mould[BaseEvent]] | None = field(default=None, init=False)
     began: float = field(default_factory=time.monotonic, init=False)
     created_at: int = field(default_factory=now, init=False)
     thread: int | None = field(default=None, init=False)
@@ -182,7 +183,6 @@ class Run:
             who[1]: self.owner.name,
         }
         self._events = EVENTS[self.owner.kind]
-        self.content_event = self._events["RunContent"]
         self.content_name = self.event_name("RunContent")
 
     # The tree.
@@ -375,6 +375,8 @@ class Run:
         A `cancel` has claimed already. Otherwise it was the outermost deadline that has passed or call that was cut,
         or, where there is none, somebody outside of the root.
         """
+        if self.parent is None and self.attempt.urgency == "now":
+            return
         cut, by, reason = self.root, self.root.outside, None
         for run in self.lineage():
             if run.scope is not None and run.scope.cancel_called:
@@ -443,7 +445,8 @@ class Run:
 
     def make(self, event: str, fields: dict[str, Any]) -> BaseEvent:
         """An event of this run as it would be if it were logged now."""
-        return trusted(self._events[event], self.identity | {"event_index": self.log.next_index} | fields)
+        fields["event_index"] = self.log.next_index
+        return trusted(self._events[event], self.identity | fields)
 
     def event_name(self, event: str) -> str:
         """What the event is called that agents call so."""
@@ -467,13 +470,19 @@ class Run:
             voice = voice.speaks_for
             voice.text.append(text)
         event_log = self.log
-        fields = {"event_index": event_log.next_index, "content": text}
-        if voice is not self:
-            fields["member_run_id"] = self.id
-        event_log.append(trusted(voice.content_event, voice.identity | fields))
+        event_log.append(self._delta_of(voice).make({"event_index": event_log.next_index, "content": text}))
         if event_log.full:
             await event_log.wait_for_room()
             await self.checkpoint()  # what made room may be a reader that cancels
+
+    def _delta_of(self, voice: Run) -> Mould[BaseEvent]:
+        """What makes the events of its text, which is a text of `voice`."""
+        made = self._delta
+        if made is None or made[0] is not voice:
+            member = {} if voice is self else {"member_run_id": self.id}
+            mould = Mould(voice._events["RunContent"], voice.identity | member, "event_index", "content")
+            made = self._delta = voice, mould
+        return made[1]
 
     def abandon(self, work: Work) -> Callable[[], None]:
         """Name `work` as a straggler of this run and of those above it; call what this returns when it ends."""

@@ -33,7 +33,6 @@ from kern_async.run.session import Session, SessionSummary
 from .asking import Talk, ask, tell
 from .ending import RunOutputs
 from .kept import Kept, kept_from_records
-from .transfer import exported, forked, imported
 
 
 def events_by_run(found: Sequence[tuple[int, str]]) -> dict[str, list[dict[str, Any]]]:
@@ -213,6 +212,8 @@ def delete_session(db: BaseDb, session_id: str) -> Talk[bool]:
 
 def export_session(db: BaseDb, session_id: str) -> Talk[dict[str, Any] | None]:
     """A session as JSON data, with all that `import_session` needs."""
+    from .transfer import exported
+
     whole = yield from _whole(db, session_id)
     return exported(whole.session, whole.runs, whole.events) if whole is not None else None
 
@@ -237,6 +238,8 @@ def import_session(db: BaseDb, data: Any, session_id: str | None) -> Talk[str]:
     Raises:
         ConfigurationError: the data are not what `export_session` gives, or an id is in use.
     """
+    from .transfer import imported
+
     write = imported(data, session_id=session_id)
     yield from _write(db, write)
     return write.session.seed.session_id
@@ -244,6 +247,8 @@ def import_session(db: BaseDb, data: Any, session_id: str | None) -> Talk[str]:
 
 def fork_session(db: BaseDb, session_id: str, new_id: str) -> Talk[str | None]:
     """Store a copy of the session under another id, with new run ids; None: there is no such session."""
+    from .transfer import forked
+
     whole = yield from _whole(db, session_id)
     if whole is None:
         return None

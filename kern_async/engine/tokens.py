@@ -12,10 +12,12 @@ CHARS_PER_TOKEN = 4
 
 def chars_of(messages: Iterable[Message]) -> int:
     """The characters of the messages' texts and tool calls; images and files do not count."""
-    return sum(
-        len(message.content or "") + sum(len(c.name) + len(c.arguments) for c in message.tool_calls)
-        for message in messages
-    )
+    chars = 0
+    for message in messages:
+        chars += len(message.content or "")
+        for call in message.tool_calls:
+            chars += len(call.name) + len(call.arguments)
+    return chars
 
 
 def estimate_tokens(messages: Iterable[Message]) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 
 from kern_async.exceptions import ConfigurationError
 from kern_async.run.agent import RunOutput
+from kern_async.run.data import Data
 from kern_async.run.message import Message
-from kern_async.run.team import TeamRunOutput, TeamRunOutputEvent
+from kern_async.run.team import TeamRunOutput, event_reader
 from kern_async.run.tool import ToolExecution
 
 FORMAT = "kern_async.session"
@@ -28,13 +29,10 @@ _Kind = Literal["agent", "team"]
 _Object = dict[str, Any]
 _Where = tuple[str | int, ...]
 
-_MESSAGE = TypeAdapter[Any](Message)
-_TOOL = TypeAdapter[Any](ToolExecution)
-_EVENT = TypeAdapter[Any](TeamRunOutputEvent)
-_OUTPUTS = {"agent": TypeAdapter[Any](RunOutput), "team": TypeAdapter[Any](TeamRunOutput)}
+_OUTPUTS = {"agent": RunOutput, "team": TeamRunOutput}
 
 
-class _Form(BaseModel):
+class _Form(Data):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -107,7 +105,7 @@ def checked(data: Any) -> Export:
     if type(version) is not int or version != VERSION:
         raise _wrong(("version",), f"it is {version!r}; this release reads version {VERSION}")
     _check_json(given, ())
-    export = cast(Export, _valid(TypeAdapter[Any](Export), given, ()))
+    export = _valid(Export.model_validate, given, ())
     _check_tree(export.runs)
     for place, run in enumerate(export.runs):
         _check_run(run, export.session, ("runs", place))
@@ -155,9 +153,9 @@ def _check_text(text: str, where: _Where) -> None:
 ValidT = TypeVar("ValidT")
 
 
-def _valid(form: TypeAdapter[ValidT], value: Any, where: _Where) -> ValidT:
+def _valid(read: Callable[[Any], ValidT], value: Any, where: _Where) -> ValidT:
     try:
-        return form.validate_python(value)
+        return read(value)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
         told = [f"{_place((*where, *problem['loc']))}: {problem['msg']}" for problem in problems[:_SHOWN]]
@@ -206,11 +204,15 @@ def _check_run(run: ExportedRun, session: ExportedSession, where: _Where) -> Non
             f"{run.kind}_id": run.entity_id,
         }
         _check_same(run.output, identity, (*where, "output"))
-        _valid(_OUTPUTS[run.kind], {"status": run.status, **run.output, **identity}, (*where, "output"))
+        _valid(
+            _OUTPUTS[run.kind].model_validate,
+            {"status": run.status, **run.output, **identity},
+            (*where, "output"),
+        )
     for place, message in enumerate(run.messages):
-        _valid(_MESSAGE, message, (*where, "messages", place))
+        _valid(Message.model_validate, message, (*where, "messages", place))
     for place, tool in enumerate(run.tools):
-        _valid(_TOOL, tool, (*where, "tools", place))
+        _valid(ToolExecution.model_validate, tool, (*where, "tools", place))
 
 
 def _check_events(export: Export) -> None:
@@ -232,7 +234,7 @@ def _check_events(export: Export) -> None:
             "event_index": event.event_index,
         }
         _check_same(event.event, identity, (*where, "event"))
-        _valid(_EVENT, event.event, (*where, "event"))
+        _valid(event_reader().validate_python, event.event, (*where, "event"))
 
 
 def _check_same(value: Mapping[str, Any], identity: Mapping[str, Any], where: _Where) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from kern_async.exceptions import RunCancelled, RunFailed
 
+from .data import Data
 from .message import Message, now
 from .requirement import RunRequirement
 from .tool import ToolExecution
@@ -96,7 +97,7 @@ _COUNTED = (
 )
 
 
-class RunInput(BaseModel):
+class RunInput(Data):
     """What a run was asked. A pre-hook may change `input_content`."""
 
     input_content: str | Message | list[Message] | dict[str, Any] | SerializeAsAny[BaseModel] = Field(
@@ -117,7 +118,7 @@ class RunInput(BaseModel):
         return [Message(role="user", content=content)]
 
 
-class BaseEvent(BaseModel, frozen=True):
+class BaseEvent(Data, frozen=True):
     """The fields of every event of every run.
 
     `event_index` counts 0, 1, 2, ... in the log of the root run, over all runs of its tree; `created_at` is in
@@ -141,20 +142,20 @@ class BaseEvent(BaseModel, frozen=True):
         return self.model_dump_json(exclude_none=True, fallback=str)
 
 
-class Started(BaseModel, frozen=True):
+class Started(Data, frozen=True):
     """Fields of `*RunStarted` and `*RunContinued`."""
 
     model: str | None = None
     model_provider: str | None = None
 
 
-class ContentDelta(BaseModel, frozen=True):
+class ContentDelta(Data, frozen=True):
     """Fields of `*RunContent`: `content` is the text that was added."""
 
     content: str = ""
 
 
-class Ended(BaseModel, frozen=True):
+class Ended(Data, frozen=True):
     """Fields of every terminal or paused event. `content` is all the text of the run, None when there is none."""
 
     status: RunStatus
@@ -164,7 +165,7 @@ class Ended(BaseModel, frozen=True):
     store_error: str | None = None
 
 
-class Failed(BaseModel, frozen=True):
+class Failed(Data, frozen=True):
     """Fields of `*RunError`."""
 
     error: str
@@ -172,7 +173,7 @@ class Failed(BaseModel, frozen=True):
     additional_data: dict[str, Any] | None = None
 
 
-class Cancelled(BaseModel, frozen=True):
+class Cancelled(Data, frozen=True):
     """Fields of `*RunCancelled`; the times are seconds since the epoch."""
 
     reason: str | None = None
@@ -189,7 +190,7 @@ class Cancelled(BaseModel, frozen=True):
     error_type: str | None = None
 
 
-class Paused(BaseModel, frozen=True):
+class Paused(Data, frozen=True):
     """Fields of `*RunPaused`, the last event of an attempt that waits for somebody."""
 
     status: RunStatus = RunStatus.paused
@@ -200,13 +201,13 @@ class Paused(BaseModel, frozen=True):
     session_state: dict[str, Any] | None = None
 
 
-class HookEvent(BaseModel, frozen=True):
+class HookEvent(Data, frozen=True):
     """Fields of `*PreHook*` and `*PostHook*`."""
 
     hook_name: str
 
 
-class ToolEvent(BaseModel, frozen=True):
+class ToolEvent(Data, frozen=True):
     """Fields of `*ToolCall*`."""
 
     tool: ToolExecution
@@ -218,13 +219,13 @@ class ToolFailed(ToolEvent, frozen=True):
     error: str
 
 
-class ReasoningDelta(BaseModel, frozen=True):
+class ReasoningDelta(Data, frozen=True):
     """Fields of `*ReasoningContentDelta`."""
 
     reasoning_content: str = ""
 
 
-class ModelRequested(BaseModel, frozen=True):
+class ModelRequested(Data, frozen=True):
     """Fields of `*ModelRequestStarted`."""
 
     model: str
@@ -255,7 +256,7 @@ class CustomEvent(BaseEvent, frozen=True):
     tool_call_id: str | None = None
 
 
-class BaseOutput(BaseModel):
+class BaseOutput(Data):
     """What a run leaves, whatever its end."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)

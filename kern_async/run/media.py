@@ -7,12 +7,14 @@ import mimetypes
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
+
+from .data import Data
 
 _COMMON = str.maketrans("-_", "+/")
 
 
-class _Media(BaseModel):
+class _Media(Data):
     """One of `url`, `filepath` or `content` (bytes; base64 in JSON) says where the data is."""
 
     model_config = ConfigDict(ser_json_bytes="base64")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from .data import Data
 from .media import File, Image
 
 
@@ -15,7 +16,7 @@ def now() -> int:
     return int(time.time())
 
 
-class ToolCall(BaseModel):
+class ToolCall(Data):
     """A call that the model asks for; `arguments` is the JSON text as the model wrote it."""
 
     id: str
@@ -23,7 +24,7 @@ class ToolCall(BaseModel):
     arguments: str
 
 
-class Message(BaseModel):
+class Message(Data):
     """One turn of a conversation.
 
     An assistant message may carry `tool_calls`; each is answered by one `tool` message with the same

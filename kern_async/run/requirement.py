@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any, NoReturn, Self, cast
 from uuid import uuid4
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kern_async.exceptions import ConfigurationError
 
+from .data import Data
 from .message import now
 from .tool import ToolExecution, UserInputField
 
@@ -26,7 +27,7 @@ _KEPT_IN_THE_CALL = {
 """Keys that the reference's clients send beside the tool call, and where the call keeps them."""
 
 
-class RunRequirement(BaseModel):
+class RunRequirement(Data):
     """A tool call that waits for a confirmation, for the user's input, or to be executed elsewhere.
 
     What is decided is kept in `tool_execution`: the verbs here write it there, and whoever sets its fields directly

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from .agent import RunOutput
 from .base import BaseOutput
+from .data import Data
 from .message import Message
 from .team import TeamRunOutput
 
 
-class SessionSummary(BaseModel):
+class SessionSummary(Data):
     """A session without its runs, as `list_sessions` gives it.
 
     It is of the agent or the team whose run began it, or that it was made for; the other id is None. Times are
@@ -41,7 +42,7 @@ class SessionSummary(BaseModel):
         return cls.model_validate(data)
 
 
-class Session(BaseModel):
+class Session(Data):
     """A session with its state and all its runs, members' too, in the order in which they began.
 
     It is of the agent or the team whose run began it, or that it was made for; the other id is None. Times are

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field, TypeAdapter
 
 from . import agent, base
+from .data import Data
 
 
 class TeamRunEvent(StrEnum):
@@ -173,7 +175,7 @@ class ModelRequestCompletedEvent(BaseTeamRunEvent, base.ModelAnswered, frozen=Tr
     event: Literal["TeamModelRequestCompleted"] = "TeamModelRequestCompleted"
 
 
-class TaskState(BaseModel):
+class TaskState(Data):
     """One task of a team's shared list (mode `tasks`)."""
 
     task_id: str
@@ -253,6 +255,12 @@ TeamOwnEvent = (
 TeamEvent = TeamOwnEvent | agent.AgentEvent
 TeamRunOutputEvent = Annotated[TeamEvent, Field(discriminator="event")]
 """Any event in a team's stream, members' included, as a union that pydantic tells apart by `event`."""
+
+
+@cache
+def event_reader() -> TypeAdapter[base.BaseEvent]:
+    """What makes an event of any kind of its data again; made at the first call, for that takes a while."""
+    return TypeAdapter(TeamRunOutputEvent)
 
 
 class TeamRunOutput(base.BaseOutput):

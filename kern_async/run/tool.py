@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from .data import Data
 from .message import now
 
 
-class UserInputField(BaseModel):
+class UserInputField(Data):
     """One argument of a tool call that the user is asked for.
 
     `field_type` is the type as JSON schema names it ("string", "integer or null"). `value` is at first what the
@@ -24,7 +25,7 @@ class UserInputField(BaseModel):
     required: bool = True
 
 
-class ToolExecution(BaseModel):
+class ToolExecution(Data):
     """One tool call: what the model asked for and what came of it.
 
     `result` is the text that the model was given. `child_run_id` is the member's run, for a delegation. A call

@@ -8,7 +8,7 @@ the user's that does not fit a field must not cost a run its end.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -22,26 +22,49 @@ def trusted(cls: type[ModelT], values: dict[str, Any]) -> ModelT:
     Every field without a default must be among the values. The instance attributes set here are those that pydantic
     documents for `BaseModel`.
     """
-    state = _template(cls).copy()  # first, for the order of the fields is that of the JSON
-    state.update(values)
-    for name, make in _factories(cls):
+    template, factories = _template(cls)
+    state = template | values  # in this order, for the order of the fields is that of the JSON
+    for name, make in factories:
         if name not in values:
             state[name] = make()
+    return _made(cls, state, set(values))
+
+
+class Mould(Generic[ModelT]):
+    """Makes objects of one class that differ in a few values only: what a delta costs is mostly its event."""
+
+    __slots__ = ("_cls", "_factories", "_fields_set", "_state")
+
+    def __init__(self, cls: type[ModelT], values: dict[str, Any], *differing: str) -> None:
+        template, factories = _template(cls)
+        self._cls = cls
+        self._state = template | values
+        self._factories = [(name, make) for name, make in factories if name not in values]
+        # One set for all of them: they are frozen, and pydantic copies it with a copy of an object.
+        self._fields_set = {*values, *differing}
+
+    def make(self, values: dict[str, Any]) -> ModelT:
+        """The object of all values; these are the differing ones."""
+        state = self._state | values
+        for name, make in self._factories:
+            state[name] = make()
+        return _made(self._cls, state, self._fields_set)
+
+
+def _made(cls: type[ModelT], state: dict[str, Any], fields_set: set[str]) -> ModelT:
     made = cls.__new__(cls)
     _set(made, "__dict__", state)
-    _set(made, "__pydantic_fields_set__", set(values))
+    _set(made, "__pydantic_fields_set__", fields_set)
     _set(made, "__pydantic_extra__", None)
     _set(made, "__pydantic_private__", None)
     return made
 
 
 @cache
-def _template(cls: type[BaseModel]) -> dict[str, Any]:
-    return {name: None if field.is_required() else field.default for name, field in cls.model_fields.items()}
-
-
-@cache
-def _factories(cls: type[BaseModel]) -> tuple[tuple[str, Any], ...]:
-    return tuple(
-        (name, field.default_factory) for name, field in cls.model_fields.items() if field.default_factory
+def _template(cls: type[BaseModel]) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
+    """The default of every field, and what makes those that are made anew for each object."""
+    fields = cls.model_fields.items()
+    return (
+        {name: None if field.is_required() else field.default for name, field in fields},
+        tuple((name, field.default_factory) for name, field in fields if field.default_factory),
     )

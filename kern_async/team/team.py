@@ -23,7 +23,7 @@ from kern_async.tools import Function
 from .delegation import Delegation, answer_of
 from .mode import TeamMode
 from .prompt import describe, members_said, team_parts
-from .tools import DELEGATE, MEMBER_INFORMATION, ROUTE, TASKS
+from .tools import member_information, tools_of
 
 Member = Runnable[Any, Any]
 
@@ -153,13 +153,8 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
         return max([self.num_team_history_runs if self.add_team_history_to_members else 0, *nested])
 
     def _inner_tools(self) -> list[Function]:
-        tools: list[Function] = {
-            TeamMode.coordinate: [DELEGATE],
-            TeamMode.route: [ROUTE],
-            TeamMode.broadcast: [],
-            TeamMode.tasks: TASKS,
-        }[TeamMode(self.mode or TeamMode.coordinate)]
-        return [*tools, MEMBER_INFORMATION] if self.get_member_information_tool else tools
+        tools = tools_of(TeamMode(self.mode or TeamMode.coordinate))
+        return [*tools, member_information()] if self.get_member_information_tool else [*tools]
 
     def _find_model(self) -> Model | None:
         return self.model or self.members[0]._find_model()

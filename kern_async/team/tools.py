@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 from kern_async.engine.run import current_run
 from kern_async.run.context import RunContext
 from kern_async.tools import Function
 
 from .delegation import Delegation
+from .mode import TeamMode
 
 
 def delegation() -> Delegation:
@@ -116,18 +118,32 @@ async def execute_tasks_parallel(task_ids: list[str], context: RunContext) -> st
     return await delegation().tasks.execute_all(delegation(), task_ids, context.tool_call_id)
 
 
-DELEGATE = Function.from_callable(delegate_task_to_member)
-ROUTE = replace(Function.from_callable(route_task_to_member), name=DELEGATE.name, stop_after_tool_call=True)
-MEMBER_INFORMATION = Function.from_callable(get_member_information)
-TASKS = [
-    Function.from_callable(tool)
-    for tool in (
-        create_task,
-        update_task_status,
-        list_tasks,
-        add_task_note,
-        mark_all_complete,
-        execute_task,
-        execute_tasks_parallel,
-    )
-]
+@cache
+def tools_of(mode: TeamMode) -> tuple[Function, ...]:
+    """The tools that a leader works with; made at the first call, as long as importing half of the runtime."""
+    if mode is TeamMode.broadcast:
+        return ()
+    if mode is TeamMode.tasks:
+        return tuple(map(Function.from_callable, _TASK_TOOLS))
+    delegate = Function.from_callable(delegate_task_to_member)
+    if mode is TeamMode.coordinate:
+        return (delegate,)
+    route = Function.from_callable(route_task_to_member)
+    return (replace(route, name=delegate.name, stop_after_tool_call=True),)
+
+
+@cache
+def member_information() -> Function:
+    """The tool that tells a leader who its members are."""
+    return Function.from_callable(get_member_information)
+
+
+_TASK_TOOLS = (
+    create_task,
+    update_task_status,
+    list_tasks,
+    add_task_note,
+    mark_all_complete,
+    execute_task,
+    execute_tasks_parallel,
+)

@@ -20,8 +20,6 @@ from kern_async.run.tool import UserInputField
 
 from .form import filled, form_of, models_part
 from .options import check_options
-from .parcel import check_importable
-from .processes import call_in_process
 from .result import drain, drain_async
 from .schema import strict_schema
 from .signature import Signature, signature_of
@@ -98,6 +96,8 @@ class Function:
             raise ConfigurationError(f"{self.name!r} is a class; give an instance of it, or a function")
         check_options(vars(self), of=f"tool {self.name!r}: ")
         if self.isolation == "process":
+            from .parcel import check_importable
+
             check_importable(self.entrypoint, self.name)
         self._signature = self._asked = signature_of(self.entrypoint, self.name)
         if self.requires_user_input:
@@ -157,6 +157,8 @@ class Function:
         valid = self._signature.validate(self.name, arguments)
         prepared = self._signature.prepare(self.entrypoint, valid, context)
         if self.isolation == "process":
+            from .processes import call_in_process
+
             call = functools.partial(call_in_process, self.name, prepared, context)
         else:
             call = functools.partial(_call, prepared, context)
