@@ -75,6 +75,8 @@ def neutral_context() -> contextvars.Context:
 
 def current_loop() -> EventLoop:
     """The event loop that the calling task runs on."""
+    if (task := _asyncio_task()) is not None:
+        return _AsyncioLoop(task.get_loop())
     native = anyio.lowlevel.current_token().native_token
     return _AsyncioLoop(native) if isinstance(native, asyncio.AbstractEventLoop) else _TrioLoop(native)
 
@@ -87,7 +89,9 @@ class _AsyncioLoop:
         self._loop = loop
 
     def soon(self, callback: Callable[..., object], *args: Any) -> object:
-        if _in_a_task_of(self._loop):
+        task = _asyncio_task()
+        if task is not None and task.get_loop() is self._loop:
+            # It looks at what is ready before it waits again, and need not be woken, which takes system calls.
             return self._loop.call_soon(callback, *args)
         return self._loop.call_soon_threadsafe(callback, *args)
 
@@ -117,17 +121,12 @@ class _AsyncioLoop:
         return task.cancel
 
 
-def _in_a_task_of(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a task of this loop is taking a step in this thread, whatever has interrupted it.
-
-    Then the loop looks at what is ready before it waits again, and need not be woken, which takes a system call or
-    two and is half of what a cancel costs where many are cancelled.
-    """
+def _asyncio_task() -> asyncio.Task[Any] | None:
+    """The task of asyncio's that is taking a step in this thread, whatever has interrupted it."""
     try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no loop runs here
-        return False
-    return task is not None and task.get_loop() is loop
+        return asyncio.current_task()
+    except RuntimeError:  # no loop of asyncio's runs here
+        return None
 
 
 class _TrioLoop:
@@ -184,12 +183,12 @@ class Bell:
 
     async def wait(self, unless: Callable[[], bool]) -> None:
         """Wait for a ring, or return at once when `unless()` holds. A cancel leaves nothing behind."""
-        event = anyio.Event()
-        wake = _loop_waker(event.set)
+        ring, rung = _signal()
+        wake = _waker(ring)
         self._waiters[wake] = None
         try:
             if not unless():
-                await event.wait()
+                await rung()
         finally:
             self._waiters.pop(wake, None)
 
@@ -209,15 +208,31 @@ class Bell:
             self._waiters.pop(wake, None)
 
 
-def _loop_waker(callback: Callable[[], object]) -> Wake:
+def _signal() -> tuple[Callable[[], object], Callable[[], Awaitable[object]]]:
+    """Something to wait for once, in the calling task: what gives it, and what waits for it."""
+    task = _asyncio_task()
+    if task is None:
+        event = anyio.Event()
+        return event.set, event.wait
+    # Readers wait for nearly every event, and an `anyio.Event` costs as much as all else that is done for one.
+    future = task.get_loop().create_future()
+
+    def give() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    return give, lambda: future
+
+
+def _waker(callback: Callable[[], object]) -> Wake:
     thread = threading.get_ident()
-    loop: EventLoop = current_loop()
+    loop = current_loop()
 
     def wake(foreign: bool) -> None:
+        if not foreign and threading.get_ident() == thread:
+            callback()
+            return
         with suppress(RuntimeError):  # its loop is closed: nobody waits any more
-            if not foreign and threading.get_ident() == thread:
-                callback()
-            else:
-                loop.soon(callback)
+            loop.soon(callback)
 
     return wake

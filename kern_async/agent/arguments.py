@@ -18,6 +18,7 @@ from kern_async.guardrails import BaseGuardrail
 from kern_async.run.base import RunInput
 from kern_async.run.limits import RunLimits
 from kern_async.run.message import Message
+from kern_async.run.trusted import trusted
 
 
 def slug(name: str | None) -> str:
@@ -149,4 +150,4 @@ def checked_input(value: Any) -> RunInput:
         raise ConfigurationError(
             f"the input is {value!r}; it is a str, a Message, a list of Messages, a dict or a pydantic object"
         )
-    return RunInput.model_construct(input_content=value)
+    return trusted(RunInput, {"input_content": value})

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from kern_async.exceptions import RunCancelled, RunFailed
 
-from .data import Data
+from .data import Data, FrozenData
 from .message import Message, now
 from .requirement import RunRequirement
 from .tool import ToolExecution
@@ -118,7 +118,7 @@ class RunInput(Data):
         return [Message(role="user", content=content)]
 
 
-class BaseEvent(Data, frozen=True):
+class BaseEvent(FrozenData, frozen=True):
     """The fields of every event of every run.
 
     `event_index` counts 0, 1, 2, ... in the log of the root run, over all runs of its tree; `created_at` is in
@@ -142,20 +142,20 @@ class BaseEvent(Data, frozen=True):
         return self.model_dump_json(exclude_none=True, fallback=str)
 
 
-class Started(Data, frozen=True):
+class Started(FrozenData, frozen=True):
     """Fields of `*RunStarted` and `*RunContinued`."""
 
     model: str | None = None
     model_provider: str | None = None
 
 
-class ContentDelta(Data, frozen=True):
+class ContentDelta(FrozenData, frozen=True):
     """Fields of `*RunContent`: `content` is the text that was added."""
 
     content: str = ""
 
 
-class Ended(Data, frozen=True):
+class Ended(FrozenData, frozen=True):
     """Fields of every terminal or paused event. `content` is all the text of the run, None when there is none."""
 
     status: RunStatus
@@ -165,7 +165,7 @@ class Ended(Data, frozen=True):
     store_error: str | None = None
 
 
-class Failed(Data, frozen=True):
+class Failed(FrozenData, frozen=True):
     """Fields of `*RunError`."""
 
     error: str
@@ -173,7 +173,7 @@ class Failed(Data, frozen=True):
     additional_data: dict[str, Any] | None = None
 
 
-class Cancelled(Data, frozen=True):
+class Cancelled(FrozenData, frozen=True):
     """Fields of `*RunCancelled`; the times are seconds since the epoch."""
 
     reason: str | None = None
@@ -190,7 +190,7 @@ class Cancelled(Data, frozen=True):
     error_type: str | None = None
 
 
-class Paused(Data, frozen=True):
+class Paused(FrozenData, frozen=True):
     """Fields of `*RunPaused`, the last event of an attempt that waits for somebody."""
 
     status: RunStatus = RunStatus.paused
@@ -201,13 +201,13 @@ class Paused(Data, frozen=True):
     session_state: dict[str, Any] | None = None
 
 
-class HookEvent(Data, frozen=True):
+class HookEvent(FrozenData, frozen=True):
     """Fields of `*PreHook*` and `*PostHook*`."""
 
     hook_name: str
 
 
-class ToolEvent(Data, frozen=True):
+class ToolEvent(FrozenData, frozen=True):
     """Fields of `*ToolCall*`."""
 
     tool: ToolExecution
@@ -219,13 +219,13 @@ class ToolFailed(ToolEvent, frozen=True):
     error: str
 
 
-class ReasoningDelta(Data, frozen=True):
+class ReasoningDelta(FrozenData, frozen=True):
     """Fields of `*ReasoningContentDelta`."""
 
     reasoning_content: str = ""
 
 
-class ModelRequested(Data, frozen=True):
+class ModelRequested(FrozenData, frozen=True):
     """Fields of `*ModelRequestStarted`."""
 
     model: str

@@ -1,4 +1,9 @@
-"""The base of what a run is made of that can become JSON: events, outputs, messages."""
+"""The bases of what a run is made of that can become JSON: events, outputs, messages.
+
+Making the validators and serializers of all of them takes longer than all else that importing the runtime does, and
+most programs validate and serialize few. So pydantic makes one when it is first needed: once, under a lock of its own,
+whichever thread is first.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Data(BaseModel):
-    """A pydantic model whose validator and serializer are made when it first needs one.
+    """A pydantic model whose validator and serializer are made when it first needs one."""
 
-    Making those of all events takes longer than all other imports of the runtime, and most programs validate and
-    serialize few of them. pydantic makes them once, under a lock of its own, whichever thread is first.
-    """
+    model_config = ConfigDict(defer_build=True)
+
+
+class FrozenData(BaseModel, frozen=True):
+    """The same, and its fields cannot be set."""
 
     model_config = ConfigDict(defer_build=True)
