@@ -1,25 +1,34 @@
 """OpenAI clients: one set for each event loop and endpoint, closed when the loop ends.
 
 Connections belong to the loop that opened them, and users make a new model for each request: so the clients
-belong to the loop, not to the model. A set spreads its streams over several clients, because the cost of a
-client's connection pool is quadratic in its open connections.
+belong to the loop, not to the model. With httpx2 a set spreads its streams over several clients, because the cost of
+a client's connection pool is quadratic in its open connections; aiohttp's is not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import math
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Literal, get_args
 
 import anyio
 import anyio.lowlevel
 import httpx2
 import openai
 
-_STREAMS_PER_CLIENT = 32
+from kern_async.exceptions import ConfigurationError
+
+Transport = Literal["httpx", "aiohttp"]
+
+_STREAMS_PER_CLIENT: dict[Transport, float] = {"httpx": 32, "aiohttp": math.inf}
+_KEPT_ALIVE = 32
+_UNLIMITED = 1_000_000  # aiohttp's transport takes None for a limit of its own
 _ENDPOINTS_PER_LOOP = 64
 _CLOSE_TIMEOUT = 1.0
 # The SDK's, but for connecting: its 5 s are too short when a busy loop opens hundreds of connections.
@@ -28,12 +37,13 @@ _TIMEOUT = httpx2.Timeout(600, connect=15)
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where requests go, and as whom."""
+    """Where requests go, as whom, and by which library."""
 
     api_key: str = field(repr=False)
     base_url: str
     organization: str | None = None
     project: str | None = None
+    transport: Transport = "httpx"
 
     def client(self, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI:
         """A client for this endpoint that sends through `http_client`, each request once."""
@@ -52,7 +62,13 @@ async def client_for(endpoint: Endpoint) -> AsyncGenerator[openai.AsyncOpenAI]:
     """Lend a client of the running loop for one request, until the block ends.
 
     A cancel passes through; it never closes the client.
+
+    Raises:
+        ConfigurationError: the endpoint's transport does not work on this kind of event loop.
     """
+    loop = anyio.lowlevel.current_token().native_token
+    if endpoint.transport == "aiohttp" and not isinstance(loop, asyncio.AbstractEventLoop):
+        raise ConfigurationError("transport='aiohttp' works on asyncio's event loops only; leave it out here")
     clients, unused = _of_this_loop().clients(endpoint)
     shard = clients.take()
     try:
@@ -73,6 +89,20 @@ async def close_clients(endpoint: Endpoint | None = None) -> None:
         await clients.aclose()
 
 
+def check_transport(transport: Transport) -> None:
+    """Refuse a transport that is unknown or not installed.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    if transport not in get_args(Transport):
+        raise ConfigurationError(
+            f"transport={transport!r}: it is one of {', '.join(map(repr, get_args(Transport)))}"
+        )
+    if transport == "aiohttp" and importlib.util.find_spec("aiohttp") is None:
+        raise ConfigurationError("transport='aiohttp' needs a package: pip install 'kern-async[aiohttp]'")
+
+
 @cache
 def tls_context() -> ssl.SSLContext:
     """The one TLS context of the process: reading the trust store takes up to 0.2 s, with the loop blocked."""
@@ -81,10 +111,13 @@ def tls_context() -> ssl.SSLContext:
 
 class _Shard:
     def __init__(self, endpoint: Endpoint) -> None:
-        self.http = openai.DefaultAsyncHttpxClient(
+        kind = (
+            openai.DefaultAioHttpClient if endpoint.transport == "aiohttp" else openai.DefaultAsyncHttpxClient
+        )
+        self.http = kind(
             verify=tls_context(),
             timeout=_TIMEOUT,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=_STREAMS_PER_CLIENT),
+            limits=httpx2.Limits(max_connections=_UNLIMITED, max_keepalive_connections=_KEPT_ALIVE),
         )
         self.client = endpoint.client(self.http)
         self.streams = 0
@@ -103,7 +136,7 @@ class _Clients:
 
     def take(self) -> _Shard:
         for shard in self._shards:  # the lowest with room, so that few connections serve many requests
-            if shard.streams < _STREAMS_PER_CLIENT:
+            if shard.streams < _STREAMS_PER_CLIENT[self._endpoint.transport]:
                 break
         else:
             shard = _Shard(self._endpoint)

@@ -58,6 +58,7 @@ def provider_faults() -> Generator[None]:
 def connection_fault(error: BaseException) -> ModelError:
     """A fault of the connection: refused, cut, too slow, or not HTTP."""
     text = str(error) or type(error).__name__
+    error = _as_it_was(error)
     if isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout):
         return ModelConnectionError(f"no connection to the provider within the model's timeout ({text})")
     if isinstance(error, httpx2.TimeoutException):
@@ -67,6 +68,19 @@ def connection_fault(error: BaseException) -> ModelError:
     if isinstance(error, httpx2.ConnectError):
         return ModelConnectionError(f"the provider cannot be reached: {text}")
     return ModelConnectionError(f"the connection to the provider was cut: {text}")
+
+
+def _as_it_was(error: BaseException) -> BaseException:
+    """The SDK's aiohttp transport takes every connection that is not made, or lost, for one that took too long."""
+    cause = error.__cause__
+    if not isinstance(error, httpx2.ConnectTimeout) or not type(cause).__module__.startswith("aiohttp."):
+        return error
+    import aiohttp
+
+    if isinstance(cause, TimeoutError):
+        return error
+    refused = isinstance(cause, aiohttp.ClientConnectorError)
+    return httpx2.ConnectError(str(cause)) if refused else httpx2.ReadError(str(cause))
 
 
 def reported_fault(error: object, fallback: str) -> ModelResponseError:

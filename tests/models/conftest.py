@@ -17,6 +17,11 @@ from kern_async.testing.provider import ProviderServer
 OpenAI = OpenAIResponses | OpenAIChat
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """aiohttp is asyncio's."""
+    items[:] = [item for item in items if not ("aiohttp" in item.name and "trio" in item.name)]
+
+
 @dataclass(kw_only=True)
 class Answer:
     """What `ask` got; pieces that came before an error are kept."""
@@ -51,10 +56,14 @@ async def ask() -> AsyncGenerator[Ask]:
     await close_clients()
 
 
-@pytest.fixture(params=[OpenAIResponses, OpenAIChat], ids=["responses", "chat"])
+@pytest.fixture(
+    params=[(OpenAIResponses, "httpx"), (OpenAIChat, "httpx"), (OpenAIResponses, "aiohttp")],
+    ids=["responses", "chat", "aiohttp"],
+)
 def model(request: pytest.FixtureRequest, provider: ProviderServer) -> OpenAI:
-    """A model of each of the two APIs, behind the test's provider."""
-    return request.param("test-model", base_url=provider.base_url, api_key="key")
+    """A model of each of the two APIs and of each transport, behind the test's provider."""
+    kind, transport = request.param
+    return kind("test-model", base_url=provider.base_url, api_key="key", transport=transport)
 
 
 @pytest.fixture

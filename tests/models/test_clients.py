@@ -12,6 +12,7 @@ import httpx2
 import openai
 import pytest
 
+from kern_async.exceptions import ConfigurationError
 from kern_async.models import clients
 from kern_async.models.base import ModelRequest
 from kern_async.models.clients import close_clients
@@ -87,7 +88,10 @@ def test_connections_are_closed_when_their_loop_ends_in_an_error(
 
 
 def test_one_model_serves_several_loops_at_once(model: OpenAI, provider: ProviderServer) -> None:
-    together = threading.Barrier(4)
+    runners = [run_on_asyncio, run_on_anyio, run_on_uvloop, run_on_trio]
+    if model.transport == "aiohttp":
+        runners.remove(run_on_trio)
+    together = threading.Barrier(len(runners))
     failures: list[BaseException] = []
 
     def work(run: Callable[[Main], None]) -> None:
@@ -103,14 +107,13 @@ def test_one_model_serves_several_loops_at_once(model: OpenAI, provider: Provide
         except BaseException as error:
             failures.append(error)
 
-    runners = (run_on_asyncio, run_on_anyio, run_on_uvloop, run_on_trio)
     threads = [threading.Thread(target=work, args=(run,)) for run in runners]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not failures
-    assert len(provider.requests) == 120
+    assert len(provider.requests) == 30 * len(runners)
     provider.wait_until(lambda: provider.open_connections == 0)
 
 
@@ -150,9 +153,10 @@ async def test_many_streams_are_spread_over_clients_and_few_are_not(
         await provider.await_until(lambda: provider.open_requests == 100)
         of_loop = clients._of_this_loop()
         (of_endpoint,) = of_loop._by_endpoint.values()
-        assert [shard.streams for shard in of_endpoint._shards] == [32, 32, 32, 4]
+        spread = [32, 32, 32, 4] if model.transport == "httpx" else [100]
+        assert [shard.streams for shard in of_endpoint._shards] == spread
         gate.open()
-    assert [shard.streams for shard in of_endpoint._shards] == [0, 0, 0, 0]
+    assert not any(shard.streams for shard in of_endpoint._shards)
     before = provider.open_connections
     for _ in range(5):
         await ask(model)
@@ -189,7 +193,7 @@ async def test_a_model_can_be_closed_early_and_used_again(
 async def test_a_close_is_whole_even_if_it_is_cancelled(
     model: OpenAI, ask: Ask, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clients, "_STREAMS_PER_CLIENT", 1)
+    monkeypatch.setitem(clients._STREAMS_PER_CLIENT, model.transport, 1)
     gate = Gate()
     provider.reply([Text("x"), gate], times=3)
     async with anyio.create_task_group() as group:
@@ -236,3 +240,20 @@ async def test_a_client_that_retries_does_not_retry_for_us(ask: Ask, provider: P
         with pytest.raises(Exception, match="500"):
             await ask(OpenAIResponses("m", client=own))
     assert len(provider.requests) == 1
+
+
+async def test_the_aiohttp_transport_says_what_it_needs(
+    anyio_backend_name: str, ask: Ask, monkeypatch: pytest.MonkeyPatch, provider: ProviderServer
+) -> None:
+    with pytest.raises(ConfigurationError, match="'curl': it is one of 'httpx', 'aiohttp'"):
+        OpenAIChat("m", transport="curl")  # pyright: ignore[reportArgumentType]
+    model = OpenAIChat("m", transport="aiohttp", base_url=provider.base_url, api_key="k")
+    if anyio_backend_name == "trio":
+        with pytest.raises(ConfigurationError, match="asyncio's event loops only"):
+            await ask(model)
+    else:
+        await ask(model)
+        assert provider.requests[-1].headers["user-agent"].startswith("AsyncOpenAI/")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'kern-async\[aiohttp\]'"):
+        OpenAIChat("m", transport="aiohttp")
