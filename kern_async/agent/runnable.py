@@ -52,7 +52,7 @@ EventT = TypeVar("EventT")
 OutputT = TypeVar("OutputT")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Request:
     """One run's own part of the configuration."""
 

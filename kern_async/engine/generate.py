@@ -77,6 +77,19 @@ async def back_off(run: Run, model: Model, seconds: float) -> None:
 class _Generation:
     """One request to the provider, and what has come of it so far."""
 
+    __slots__ = (
+        "_argument_chars",
+        "_began",
+        "_first",
+        "_model",
+        "_patience",
+        "_reasoning",
+        "_reasoning_open",
+        "_request",
+        "_run",
+        "_text",
+    )
+
     def __init__(self, run: Run, plan: Plan) -> None:
         self._run = run
         self._model = plan.model

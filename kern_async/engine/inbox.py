@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 
 class _Letter:
     __slots__ = ("text",)
@@ -22,7 +20,7 @@ class Inbox:
     __slots__ = ("_closed", "_letters")
 
     def __init__(self) -> None:
-        self._letters: deque[_Letter] = deque()
+        self._letters: list[_Letter] = []
         self._closed = False
 
     def put(self, text: str) -> bool:
@@ -42,7 +40,7 @@ class Inbox:
         texts: list[str] = []
         while self._letters:
             try:
-                texts.append(self._letters.popleft().text)
+                texts.append(self._letters.pop(0).text)
             except IndexError:  # its sender took it back
                 break
         return texts

@@ -21,7 +21,7 @@ RunHook = Hook | BaseGuardrail
 """What `pre_hooks` and `post_hooks` take."""
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, slots=True)
 class Plan:
     """Everything the loop needs to work on one run.
 

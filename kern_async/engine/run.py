@@ -66,7 +66,7 @@ current_run: ContextVar[Run | None] = ContextVar("kern_async_run", default=None)
 """The run whose code is executing."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True, weakref_slot=True)
 class Run:
     """One run, from its creation to its terminal event, over as many attempts as it takes.
 
@@ -109,6 +109,10 @@ class Run:
     """The keys of the session state that were given with the call."""
 
     log: EventLog = field(init=False)
+    identity: dict[str, Any] = field(init=False)
+    """The fields that all its events have."""
+    content_name: str = field(init=False)
+    """The name of the events that say a piece of its answer."""
     children: list[Run] = field(default_factory=list["Run"], init=False)
     messages: list[Message] = field(default_factory=list[Message], init=False)
     text: list[str] = field(default_factory=list[str], init=False)
@@ -158,6 +162,7 @@ class Run:
     """What its team's metrics have of its own."""
     unlist: Callable[[], None] | None = field(default=None, init=False)
     """Where it is listed as a straggler: what takes it off the list."""
+    _events: dict[str, type[BaseEvent]] = field(init=False)
     _settle_by: float | None = field(default=None, init=False)
     _delta: tuple[Run, Mould[BaseEvent]] | None = field(default=None, init=False)
     began: float = field(default_factory=time.monotonic, init=False)
@@ -175,7 +180,7 @@ class Run:
             self.parent.children.append(self)
             self.loop = self.parent.loop  # so that a cancel always settles it there, never in another thread
         who = f"{self.owner.kind}_id", f"{self.owner.kind}_name"
-        self.identity: dict[str, Any] = {
+        self.identity = {
             "run_id": self.id,
             "parent_run_id": self.parent.id if self.parent is not None else None,
             "session_id": self.session_id,

@@ -29,6 +29,18 @@ OutputT = TypeVar("OutputT")
 class _Reader(Generic[ItemT, OutputT]):
     """What both readers are: a run, a place in its log, and the right to end it."""
 
+    __slots__ = (
+        "__weakref__",
+        "_attempt",
+        "_body",
+        "_closed",
+        "_cursor",
+        "_given_back",
+        "_output_due",
+        "_run",
+        "_waiting",
+    )
+
     def __init__(
         self,
         run: Run,
@@ -116,6 +128,8 @@ class RunStream(_Reader[ItemT, OutputT], AsyncGenerator[ItemT, None]):
     Waiting is cancel-safe: no event is lost to a cancelled `__anext__`.
     """
 
+    __slots__ = ()
+
     def _start(self) -> None:
         body, self._body = self._body, None
         if body is not None:
@@ -192,6 +206,8 @@ class SyncRunStream(_Reader[ItemT, OutputT], Iterator[ItemT]):
     while waiting ends the run, waits for its end no longer than the grace, and goes on as KeyboardInterrupt.
     `close()`, the end of the `with` block, or dropping the stream ends the run as `cancelled_by=consumer`.
     """
+
+    __slots__ = ()
 
     def _start(self) -> None:
         background_loop().check_foreign()

@@ -179,7 +179,7 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
             )
             member.revive_into(made, child)
             if not self.stream_member_events or run.id in run.log.hidden:
-                run.log.hidden.add(made.id)
+                run.log.hidden |= {made.id}
 
     def _plan(self, run: Run, request: Request) -> Plan:
         delegation = Delegation(team=self, run=run, model=request.model)
