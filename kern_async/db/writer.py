@@ -47,13 +47,14 @@ class Writer:
     def __repr__(self) -> str:
         return f"<Writer of {self.name}>"
 
-    def post(self, make: Callable[[], Sequence[Write]]) -> Ticket:
+    def post(self, make: Callable[[], Sequence[Write]], *, urgent: bool = True) -> Ticket:
         """Have the writes that `make` returns applied, all of them or, if that fails, none.
 
         `make` is called in the writer's thread, once, when its turn comes. If it raises, the ticket has the error.
+        What is not `urgent` waits for what is handed in next, or the next call of a tap, to share its transaction.
         """
         ticket = Ticket()
-        return self._hand_in(Post(make, ticket))
+        return self._hand_in(Post(make, ticket), urgent=urgent)
 
     def ask(self, read: Read) -> Ticket:
         """Have a question answered, after all that was posted before."""
@@ -166,7 +167,7 @@ class Writer:
 
     # The way in.
 
-    def _hand_in(self, job: Post | Ask) -> Ticket:
+    def _hand_in(self, job: Post | Ask, *, urgent: bool = True) -> Ticket:
         ticket = job.ticket
         if self._desk.waiting >= MOST_WAITING:
             why = self._desk.trouble or "it is slower than what is written"
@@ -175,7 +176,8 @@ class Writer:
             )
         elif self._check_process(ticket):
             self._desk.jobs.append(job)
-            self._wake()
+            if urgent or not (self._slot and self._desk.taps):
+                self._wake()
         return ticket
 
     def _check_process(self, ticket: Ticket) -> bool:

@@ -62,11 +62,12 @@ async def execute(run: Run, body: Body, *, outside: CancelledBy) -> None:
         if token is not None:
             with suppress(ValueError):  # closed by the garbage collector, in another context
                 current_run.reset(token)
+        left = False
         try:
-            if stores:
-                await _store(run)
+            left = stores and not await _store(run)
         finally:
-            run.finish()
+            if not left:
+                run.finish()
 
 
 def _announce(run: Run, attempt: Attempt) -> None:
@@ -78,11 +79,12 @@ def _announce(run: Run, attempt: Attempt) -> None:
         log("info", "run.started", **run.names())
 
 
-async def _store(run: Run) -> None:
-    """Have the end in the database before anybody sees it."""
+async def _store(run: Run) -> bool:
+    """Have the end in the database before anybody sees it; False: `Keeper.settle` has left it to the run's team."""
     if run.keeper is not None and not run.ended:
         with suppress(anyio.NoEventLoopError):  # the loop was closed under the run
-            await run.keeper.settle(run)
+            return await run.keeper.settle(run)
+    return True
 
 
 async def _begin(run: Run, attempt: Attempt) -> bool:

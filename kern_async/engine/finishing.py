@@ -13,7 +13,7 @@ from . import registry
 from .attempt import Attempt, Outcome
 from .ending import CUT, answer_to, end_of, frozen, kept_events
 from .observe import log, wanted
-from .resting import end_members, settle_claimed
+from .resting import settle_claimed
 
 if TYPE_CHECKING:
     from .run import Run
@@ -27,7 +27,7 @@ class Ending(NamedTuple):
     fields: dict[str, Any]
 
 
-def prepare(run: Run, *, foreign: bool = False) -> Ending | None:
+def prepare(run: Run) -> Ending | None:
     """Make the end that was claimed, once; from here on the run says nothing but its terminal or paused event.
 
     None: nobody has claimed one, or somebody else is at it right now.
@@ -37,25 +37,32 @@ def prepare(run: Run, *, foreign: bool = False) -> Ending | None:
     if outcome is None or not attempt.first("prepare"):
         return attempt.kept("ending")
     if outcome.status is not RunStatus.paused:
-        _end_what_waits(run, foreign=foreign)
+        _end_what_waits(run)
     if run.executing or not attempt.number:
         run.metrics.duration = (run.metrics.duration or 0) + time.monotonic() - run.began
     run.closing = True
+    if run.parent is not None:
+        run.parent.metrics.add(run.metrics, less=run.counted)
+        run.counted = replace(run.metrics)
     return attempt.keep("ending", Ending(outcome, *end_of(run, outcome)))
 
 
 def publish(run: Run, *, foreign: bool = False) -> None:
     """Log the terminal or paused event: the last thing that happens in an attempt, and without an await.
 
+    Those of members below that end with the run come first.
+
     `foreign`: in a thread that is not the run's, where nothing can be waited for; the database then hears of the end
     in its own time.
     """
     attempt = run.attempt
-    ending = prepare(run, foreign=foreign)
+    ending = prepare(run)
     if ending is None or not attempt.first("finish"):
         if run.unlist is not None:
             run.unlist()
         return
+    for member in ending_below(run):
+        publish(member, foreign=foreign)
     outcome, name, end = ending
     paused = outcome.status is RunStatus.paused
     if run.keeper is not None:
@@ -63,9 +70,6 @@ def publish(run: Run, *, foreign: bool = False) -> None:
     event = run.make(name, frozen(end))
     index = event.event_index if run.parent is None else None
     end |= {"event": event.event, "event_index": index, "events": kept_events(run, event)}
-    if run.parent is not None:
-        run.parent.metrics.add(run.metrics, less=run.counted)
-        run.counted = replace(run.metrics)
     following = _rest(run) if paused else None
     run.settled = attempt
     attempt.index = event.event_index
@@ -107,9 +111,23 @@ def _rest(run: Run) -> Attempt:
     return following
 
 
-def _end_what_waits(run: Run, *, foreign: bool) -> None:
+def ending_below(run: Run) -> list[Run]:
+    """The members below whose ends are made and not published, each after those below it."""
+    return [
+        each
+        for member in run.children
+        if member.closing and not member.ended
+        for each in [*ending_below(member), member]
+    ]
+
+
+def _end_what_waits(run: Run) -> None:
     """Before the terminal event: members that wait for a person end, and what was not answered is."""
-    end_members(run, foreign=foreign)
+    for member in run.children:
+        if member.resting and not member.ended:
+            member.claim(RunStatus.cancelled, "parent")
+            if member.attempt.first("begin"):
+                prepare(member)
     run.messages.extend(answer_to(call, CUT, error=True) for call in run.due)
     cut = {call.id for call in run.due}
     for execution in run.tools:

@@ -9,21 +9,24 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from kern_async.backend import current_loop
 from kern_async.db.base import ClaimRun, Fence, PutEvents, PutRun, RunKey, SessionSeed, Write
 from kern_async.db.database import BaseDb
-from kern_async.db.writer import Ticket, Writer
+from kern_async.db.writer import TICK, Ticket, Writer
 from kern_async.exceptions import Fenced
 from kern_async.run.base import RunStatus
 from kern_async.run.message import now
 
 from .attempt import Attempt
 from .ending import CONTINUABLE, output_of, words_of
-from .finishing import prepare
+from .finishing import ending_below, prepare
 from .observe import log
 from .rows import Rows, changed_keys, dumped, text_of
 
@@ -57,6 +60,9 @@ class Keeper:
         self._cut_by: float | None = None
         self._unwatch: Callable[[], None] | None = None
         self._first: Ticket | None = None
+        self._left: list[tuple[Sequence[Run], float]] = []
+        """Ends of members that wait for their team's, each after those below it, and how long they may."""
+        self._unwait: Callable[[], object] | None = None
         self._saved: dict[str, Rows] = {}
         self._saved_events = 0
         self._saved_end: Attempt | None = None
@@ -180,13 +186,16 @@ class Keeper:
             if found:
                 yield PutEvents(fence=self._saved_fence, events=found)
 
-    def _post(self, make: Callable[[], Sequence[Write]]) -> Ticket:
-        return self.writer.post(make)
+    def _post(self, make: Callable[[], Sequence[Write]], *, urgent: bool = True) -> Ticket:
+        return self.writer.post(make, urgent=urgent)
 
     # The end.
 
-    def put_end(self, run: Run) -> Ticket | None:
-        """Have the run's end written, once an attempt; None: another thread is at it right now."""
+    def put_end(self, run: Run, *, urgent: bool = True) -> Ticket | None:
+        """Have the run's end written, once an attempt; None: another thread is at it right now.
+
+        See `Writer.post` for `urgent`.
+        """
         attempt = run.attempt
         if not attempt.first("posted"):
             return attempt.kept("ticket")
@@ -202,7 +211,8 @@ class Keeper:
         if run.parent is None and ending.outcome.status is RunStatus.paused:
             self._claimed = False
         # Now: the writer may come to it later.
-        mark = {"attempt": attempt.number, "log": run.log.next_index, "ended_at": now()}
+        index = run.log.next_index + len(ending_below(run))
+        mark = {"attempt": attempt.number, "log": index, "ended_at": now()}
 
         def make() -> Sequence[Write]:
             state: dict[str, str | None] = {}
@@ -223,48 +233,64 @@ class Keeper:
                 writes.append(ClaimRun(fence=fence))
             return [*writes, put, *self._new_events(root)]
 
-        return attempt.keep("ticket", self._post(make))
+        return attempt.keep("ticket", self._post(make, urgent=urgent))
 
-    async def settle(self, run: Run) -> None:
+    async def settle(self, run: Run) -> bool:
         """Make the end that was claimed and wait until it is stored, shielded, no longer than the time-out.
 
-        The rows of a tree that is cut are waited for at the same time: all of them have one deadline. Where the
-        database has not answered anybody for so long, nobody waits.
+        False: the run is a member's and its team ends at the same cancel. Its end is published with the team's, or as
+        soon as its row is stored, and nobody waits here: so the rows of all that is cut make one transaction.
+
+        All rows of a tree that is cut have one deadline. Where the database has not answered anybody for so long,
+        nobody waits.
         """
-        seconds = self.timeout - self.writer.stalled()
-        until = time.monotonic() + seconds
+        until = time.monotonic() + self.timeout - self.writer.stalled()
         root = self._root()
         if root is not None and root.cancelling:
             if self._cut_by is None:
                 self._cut_by = time.monotonic() + self.timeout
             until = min(until, self._cut_by)
-        await self._settle_below(run, until)
-        if prepare(run) is not None:
-            await self._settled([run], until)
+        if prepare(run) is None:
+            return True
+        ends = [*ending_below(run), run]
+        if run.cancelling and run.parent is not None and run.parent.stopping:
+            self._leave(ends, until)
+            return False
+        await self._stored(ends, until, shield=True)
+        return True
 
-    async def _settle_below(self, run: Run, until: float) -> None:
-        """The same for members at rest, which end with the run: each after those below it."""
-        outcome = run.attempt.outcome
-        if outcome is None or outcome.status is RunStatus.paused:
-            return
-        resting = [member for member in run.children if member.resting and not member.ended]
-        for member in resting:
-            member.claim(RunStatus.cancelled, "parent")
-            await self._settle_below(member, until)
-        await self._settled([member for member in resting if prepare(member) is not None], until)
-
-    async def _settled(self, runs: Sequence[Run], until: float) -> None:
+    async def _stored(self, ends: Sequence[Run], until: float, *, shield: bool = False) -> None:
         """Wait for the rows of ends that are made."""
-        tickets = [self.put_end(run) for run in runs]
-        for run in runs:
+        tickets = [self.put_end(run) for run in ends]
+        for run in ends:
             run.attempt.first("waited")
-        for ticket in tickets:
-            seconds = until - time.monotonic()
-            if ticket is not None and not ticket.done and seconds > 0:
-                with anyio.move_on_after(seconds, shield=True):
+        with anyio.move_on_after(until - time.monotonic(), shield=shield):
+            for ticket in reversed(
+                tickets
+            ):  # the last one first: when it is written, so are most of the others
+                if ticket is not None and not ticket.done:
                     await ticket.wait()
-        for run in runs:
+        for run in ends:
             run.attempt.first("waited it out")
+
+    def _leave(self, ends: Sequence[Run], until: float) -> None:
+        """Leave the rest of a member's end to its team, or to a task of its own if that takes longer."""
+        for run in ends:
+            self.put_end(run, urgent=False)
+        self._left.append((ends, until))
+        if self._unwait is None:
+            root, loop = self._root() or ends[-1].root, current_loop()
+            cancel = loop.spawn(self._publish_left, name=f"kern-ends {root.id}", on_lost=self._left.clear)
+            self._unwait = partial(loop.soon, cancel)
+
+    async def _publish_left(self) -> None:
+        await anyio.sleep(TICK)  # sooner only the team's end has their rows written
+        for ends, until in self._left:  # which may become more meanwhile
+            if not ends[-1].ended:
+                await self._stored(ends, until)
+                ends[-1].finish()
+        self._left.clear()
+        self._unwait = None
 
     def verdict(self, run: Run) -> dict[str, Any]:
         """What event and output say of the row: `stored` and `store_error`.
@@ -289,6 +315,11 @@ class Keeper:
         """The run's last event is in the log."""
         if run.parent is None:
             self.abandon()
+            self._left.clear()
+            unwait, self._unwait = self._unwait, None
+            if unwait is not None:
+                with suppress(RuntimeError):  # its loop is closed
+                    unwait()
         elif self._unwatch is not None:
             return
         # Of a tree that rests nobody looks for events: a member that ends in it has its own written.

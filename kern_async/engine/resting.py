@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kern_async.run.base import RunStatus
-
 if TYPE_CHECKING:
     from .run import Run
 
@@ -57,12 +55,3 @@ def settle_at_rest(run: Run, again: Callable[[], object]) -> None:
     else:  # the root has gone on elsewhere in the meantime
         with suppress(RuntimeError):
             loop.soon(again)
-
-
-def end_members(run: Run, *, foreign: bool) -> None:
-    """Before the run's own end: its members that wait for a person end."""
-    for member in run.children:
-        if member.resting and not member.ended:
-            member.claim(RunStatus.cancelled, "parent")
-            if member.attempt.first("begin"):
-                member.finish(foreign=foreign)

@@ -86,6 +86,34 @@ def test_one_post_is_one_transaction_however_long(db: ScriptedDb) -> None:
     assert [len(batch) for batch in db.script.batches] == [2_300]
 
 
+def test_what_is_not_urgent_shares_the_transaction_of_what_comes_next(
+    db: ScriptedDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "TICK", 30.0)
+    stop = db.writer.watch(list)
+    assert db.writer.flush(5)
+    eventually(lambda: db.writer._slot["thread"]._server._idle)
+    tickets = [db.writer.post(events(number), urgent=False) for number in range(3)]
+    assert not any(ticket.wait_in_thread(0.01) for ticket in tickets)
+    assert db.writer.post(events(3)).wait_in_thread(5)
+    assert all(ticket.done for ticket in tickets)
+    assert [len(batch) for batch in db.script.batches] == [4]
+    stop()
+
+
+def test_what_is_not_urgent_is_written_when_taps_are_next_called(db: ScriptedDb) -> None:
+    stop = db.writer.watch(list)
+    assert db.writer.flush(5)
+    assert db.writer.post(events(0), urgent=False).wait_in_thread(5)
+    stop()
+
+
+def test_what_is_not_urgent_is_written_at_once_where_no_tap_is_called(db: ScriptedDb) -> None:
+    assert db.writer.post(events(0), urgent=False).wait_in_thread(5)  # there is no thread yet
+    eventually(lambda: db.writer.kept_thread is not None)
+    assert db.writer.post(events(1), urgent=False).wait_in_thread(5)  # it sleeps until its next heartbeat
+
+
 def test_a_read_sees_all_that_was_posted_before(db: ScriptedDb) -> None:
     answers: list[Any] = []
     for number in range(50):
