@@ -39,16 +39,10 @@ _LOOK = (
 )
 """As the first fields of `RunRow`."""
 
-# Made once: to make one of these anew costs as much as to execute it.
 _LOOK_AT_SESSIONS = (
-    select(sessions.c.session_id, sessions.c.user_id)
-    .where(sessions.c.session_id.in_(bindparam("ids", expanding=True)))
-    .order_by(sessions.c.session_id)
-    .with_for_update()
+    select(sessions.c.session_id, sessions.c.user_id).order_by(sessions.c.session_id).with_for_update()
 )
 _LOOK_AT_RUNS = select(*_LOOK).order_by(runs.c.run_id).with_for_update()
-_ARE_NAMED = runs.c.run_id.in_(bindparam("ids", expanding=True))
-_LOOK_AT_NAMED_RUNS = _LOOK_AT_RUNS.where(_ARE_NAMED)
 
 
 class OvertakenError(Exception):
@@ -60,6 +54,12 @@ class Tables:
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
+        self._are_named = dialect.is_listed(runs.c.run_id)
+        self._look_at_named_runs = Prepared(_LOOK_AT_RUNS.where(self._are_named), "texts")
+        self._look_at_sessions = Prepared(
+            _LOOK_AT_SESSIONS.where(dialect.is_listed(sessions.c.session_id)), "texts"
+        )
+        self._numbers = Prepared(dialect.numbers, "count")
         self._new_sessions = Prepared(
             dialect.insert(sessions).on_conflict_do_nothing(),
             *("session_id", "user_id", "kind", "entity_id", "created_at", "updated_at", "name", "metadata"),
@@ -148,19 +148,21 @@ class Tables:
     def look(self, connection: Connection, writes: Sequence[Write], stamps: Iterator[float]) -> Batch:
         """Lock all rows that the writes are about, and see how they are."""
         subjects = subjects_of(writes)
+        listed = self._dialect.listed
         of_sessions: dict[str, SessionRow] = {}
         for portion in in_portions(sorted(subjects.sessions)):
-            for session_id, user_id in connection.execute(_LOOK_AT_SESSIONS, {"ids": portion}):
+            for session_id, user_id in self._look_at_sessions.query(connection, listed(portion)):
                 of_sessions[session_id] = SessionRow(session_id, user_id)
 
         of_runs: dict[str, RunRow] = {}
-        portions = list(in_portions(sorted(subjects.runs)))
-        looks = [(_LOOK_AT_NAMED_RUNS, portion) for portion in portions]
+        named = list(in_portions(sorted(subjects.runs)))
         if unnamed := self._unnamed(subjects):
-            looks[-1:] = [(_LOOK_AT_RUNS.where(or_(*unnamed, _ARE_NAMED)), portions[-1] if portions else ())]
-        for query, portion in looks:
-            for row in connection.execute(query, {"ids": portion}):
-                of_runs[row.run_id] = RunRow(*row)
+            query = _LOOK_AT_RUNS.where(or_(*unnamed, self._are_named))
+            last = named.pop() if named else ()
+            of_runs |= {row[0]: RunRow(*row) for row in connection.execute(query, {"texts": listed(last)})}
+        for portion in named:
+            found = self._look_at_named_runs.query(connection, listed(portion))
+            of_runs |= {row[0]: RunRow(*row) for row in found}
 
         living: set[str] = set()
         if subjects.reaps:
@@ -228,7 +230,7 @@ class Tables:
     def _write_runs(self, connection: Connection, batch: Batch) -> None:
         new = [run for run in batch.runs.values() if run.number is None]
         if new:
-            numbers = sorted(connection.scalars(self._dialect.numbers, {"count": len(new)}))
+            numbers = sorted(number for (number,) in self._numbers.query(connection, len(new)))
             rows = [_new_row(run, number) for run, number in zip(new, numbers, strict=True)]
             rows.sort(key=itemgetter(1))
             if self._new_runs.execute(connection, rows) != len(rows):

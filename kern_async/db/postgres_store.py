@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Connection, event, func, literal_column, select, text
+from sqlalchemy import Connection, bindparam, event, func, literal_column, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -30,6 +30,8 @@ _DIALECT = Dialect(
     insert=postgresql.insert,
     now=literal_column("extract(epoch from clock_timestamp())::float8", Double()),
     numbers=text("SELECT nextval('kern_run_numbers') FROM generate_series(1, :count)"),
+    is_listed=lambda column: column.in_(bindparam("texts", expanding=True)),
+    listed=list,
 )
 
 T = TypeVar("T")

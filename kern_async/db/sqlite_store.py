@@ -7,21 +7,24 @@ back, as an async driver makes two or three times for each, takes ten times that
 from __future__ import annotations
 
 import errno
+import json
 import os
+import sqlite3
 import stat
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import anyio
-from sqlalchemy import Connection, Engine, create_engine, event, literal_column, text
+from sqlalchemy import Connection, bindparam, create_engine, event, func, literal_column, select, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 from sqlalchemy.types import Double
 
 from kern_async.exceptions import DatabaseUnusable
 
 from .migrations import SCHEMA, Schema
+from .prepared import driver_of
 from .sql import SqlStore, Work, opened
 from .tables import Dialect
 
@@ -38,10 +41,12 @@ _DIALECT = Dialect(
         " (SELECT 1 UNION ALL SELECT place + 1 FROM further WHERE place < :count)"
         " SELECT (SELECT coalesce(max(number), 0) FROM kern_runs) + place FROM further"
     ),
+    # One statement, however many there are.
+    is_listed=lambda column: column.in_(
+        select(func.json_each(bindparam("texts")).table_valued("value").c.value)
+    ),
+    listed=json.dumps,
 )
-
-_BEGIN = "kern_begin"
-"""Execution option: how transactions begin, if they are not to write."""
 
 # What opening the file fails with as long as nobody does something about it.
 _FOR_EVER = {
@@ -62,37 +67,40 @@ class SqliteStore(SqlStore):
     def __init__(self, file: Path, *, schema: Schema = SCHEMA) -> None:
         super().__init__(str(file), _DIALECT, schema=schema)
         self._file = file
-        self._engine: Engine | None = None
-        self._reading: Engine | None = None
+        self._connection: Connection | None = None
 
     def _connect(self) -> None:
         _check_file(self._file)
-        engine = self._engine = create_engine(
-            URL.create("sqlite", database=str(self._file)), connect_args={"timeout": BUSY_SECONDS}
+        engine = create_engine(
+            URL.create("sqlite", database=str(self._file)),
+            connect_args={"timeout": BUSY_SECONDS},
+            poolclass=NullPool,
         )
         event.listen(engine, "connect", _set_up)
-        event.listen(engine, "begin", _begin)
-        self._reading = engine.execution_options(**{_BEGIN: "BEGIN"})
+        self._connection = engine.connect()
 
     async def _transact(self, purpose: Literal["read", "write"], work: Work[T]) -> T:
-        with opened(self._reading if purpose == "read" else self._engine).begin() as connection:
+        # A transaction that reads first and writes then fails at once if another process has written in between.
+        begin = "BEGIN" if purpose == "read" else "BEGIN IMMEDIATE"
+        connection = opened(self._connection)
+        with connection.begin():
+            driver_of(connection).execute(begin)
             return work(connection)
 
     async def close(self) -> None:
-        engine, self._engine, self._reading = self._engine, None, None
-        if engine is not None:
-            engine.dispose()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     async def _settle(self) -> None:
         """With a log of its own, readers and the writer of a file do not wait for each other."""
-        engine = opened(self._engine).execution_options(**{_BEGIN: None})
+        driver = driver_of(opened(self._connection))
         until = anyio.current_time() + BUSY_SECONDS
         while True:
             try:
-                with engine.connect() as connection:
-                    connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+                driver.execute("PRAGMA journal_mode = WAL")
                 return
-            except DBAPIError as error:
+            except sqlite3.Error as error:
                 # SQLite does not wait by itself for whoever makes the same change at this moment.
                 if _code_of(error) != "SQLITE_BUSY" or anyio.current_time() > until:
                     raise
@@ -111,7 +119,7 @@ class SqliteStore(SqlStore):
 
 
 def _code_of(error: BaseException) -> str:
-    return getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    return getattr(getattr(error, "orig", error), "sqlite_errorname", "")
 
 
 def _set_up(connection: Any, _record: object) -> None:
@@ -120,12 +128,6 @@ def _set_up(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes then fails at once if another process has written in between.
-    if begin := connection.get_execution_options().get(_BEGIN, "BEGIN IMMEDIATE"):
-        connection.exec_driver_sql(begin)
 
 
 def _check_file(file: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -130,3 +132,7 @@ class Dialect:
     """Seconds since the epoch by the database's clock, when the statement runs."""
     numbers: TextClause
     """`:count` rows with numbers that no run has, greater than those of all committed before."""
+    is_listed: Callable[[ColumnElement[str]], ColumnElement[bool]]
+    """That a column is one of the texts that are bound to `texts`."""
+    listed: Callable[[Several[str]], Any]
+    """What is bound there for them."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 
 from kern_async.db.base import (
     DeleteSession,
@@ -28,6 +26,7 @@ from kern_async.db.base import (
 from kern_async.exceptions import RunExists, WriteRejected
 
 from .places import Place, all_of, done, one
+from .statements import before_statements
 from .writes import claim, events, fence, put, record, session_record
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
@@ -37,15 +36,8 @@ pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True
 def counted() -> Generator[list[str]]:
     """The statements that are executed in the block, on any connection."""
     statements: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        statements.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
+    with before_statements(statements.append):
         yield statements
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 def many(count: int) -> list[Write]:

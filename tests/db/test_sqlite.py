@@ -7,16 +7,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import Engine, event
-from sqlalchemy.exc import OperationalError
 
 from kern_async.db.base import FindEvents, FindRun, FindRuns
 from kern_async.db.sqlite import AsyncSqliteDb, SqliteDb
@@ -24,24 +21,10 @@ from kern_async.db.sqlite_store import SqliteStore
 from kern_async.exceptions import ConfigurationError, DatabaseUnusable
 
 from .places import SqlitePlace, done
+from .statements import before_statements
 from .writes import events, put
 
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-
-
-@contextmanager
-def before_statements(call: Callable[[], None]) -> Generator[None]:
-    """Call it before each statement of a transaction but the first, which begins it."""
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if not statement.startswith("BEGIN"):
-            call()
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 def connect(file: Path, **options: Any) -> closing[sqlite3.Connection]:
@@ -57,7 +40,7 @@ async def test_a_transaction_that_writes_begins_as_one(sqlite: SqlitePlace) -> N
         seen: list[str] = []
         with connect(sqlite.file, timeout=0) as other:
 
-            def look() -> None:
+            def look(_: str) -> None:
                 (count,) = other.execute("SELECT count(*) FROM kern_runs").fetchone()
                 with pytest.raises(sqlite3.OperationalError, match="locked"):
                     other.execute("BEGIN IMMEDIATE")
@@ -114,7 +97,7 @@ async def test_a_locked_file_says_so_before_a_run_gives_up(sqlite: SqlitePlace) 
     async with sqlite.store() as store:
         with connect(sqlite.file) as other:
             other.execute("BEGIN IMMEDIATE")
-            with anyio.fail_after(1.9), pytest.raises(OperationalError, match="database is locked"):
+            with anyio.fail_after(1.9), pytest.raises(sqlite3.OperationalError, match="database is locked"):
                 await store.apply([put("r")])
             other.execute("COMMIT")
         await done(store, put("r"))
@@ -124,12 +107,12 @@ async def test_a_locked_file_says_so_before_a_run_gives_up(sqlite: SqlitePlace) 
 async def test_a_commit_is_on_the_disk_before_it_is_answered(sqlite: SqlitePlace) -> None:
     async with sqlite.store() as store:
         assert isinstance(store, SqliteStore)
-        assert store._engine is not None
-        with store._engine.connect() as connection:
-            pragmas = [
-                connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-                for name in ("journal_mode", "synchronous")
-            ]
+        assert store._connection is not None
+        pragmas = [
+            store._connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous")
+        ]
+        store._connection.rollback()
         assert pragmas == ["wal", 2]  # FULL
 
 

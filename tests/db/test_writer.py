@@ -92,7 +92,7 @@ def test_what_is_not_urgent_shares_the_transaction_of_what_comes_next(
     monkeypatch.setattr(serving, "TICK", 30.0)
     stop = db.writer.watch(list)
     assert db.writer.flush(5)
-    eventually(lambda: db.writer._slot["thread"]._server._idle)
+    eventually(lambda: getattr(db.writer._slot["thread"]._server, "_idle", False))
     tickets = [db.writer.post(events(number), urgent=False) for number in range(3)]
     assert not any(ticket.wait_in_thread(0.01) for ticket in tickets)
     assert db.writer.post(events(3)).wait_in_thread(5)
