@@ -90,12 +90,16 @@ class Server:
         try:
             with self._scope:
                 while self._last is None and not self._unwanted():
+                    if (due := self._due()) > time.monotonic():
+                        await self._sleep(due)
+                        continue
                     try:
                         await self._round()
                     except DatabaseUnusable as error:
                         self._unusable, self._again_at = error, time.monotonic() + _REST
                         self._give_back(error)
                         await self._let_go()
+                    await anyio.lowlevel.checkpoint()  # a store may never wait, and who leaves must get through
             if self._scope.cancel_called:
                 self._give_back(StoreError(f"{self._desk.name}: closed before the database answered"))
         except Exception as error:
@@ -159,10 +163,6 @@ class Server:
 
     async def _round(self) -> None:
         desk = self._desk
-        await anyio.lowlevel.checkpoint()
-        if (due := self._due()) > time.monotonic():
-            await self._sleep(due)
-            return
         if self._unusable is not None and time.monotonic() < self._again_at:
             self._give_back(self._unusable)
             return

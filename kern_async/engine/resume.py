@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from kern_async.run.base import BaseOutput
@@ -63,7 +63,7 @@ def resume_of(run: Run) -> dict[str, Any]:
         "phase": progress.phase,
         "covered": len("".join(said[: progress.spoken])),
         "answer": len("".join(said[: progress.answer])) if progress.answer is not None else None,
-        "metrics": asdict(run.metrics),
+        "metrics": {each.name: getattr(run.metrics, each.name) for each in fields(run.metrics)},
         "asked": sorted(run.asked),
         "requirements": {
             call_id: requirement.to_dict() for call_id, requirement in run.requirements.copy().items()

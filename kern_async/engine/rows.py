@@ -26,6 +26,9 @@ APART = {"messages", "tools", "events", "member_responses", "stored", "store_err
 """Fields of an output that its row does not repeat: they have rows of their own, or say how the row was written."""
 
 
+_encode = json.JSONEncoder(default=str).encode
+
+
 def text_of(model: BaseModel, *, exclude: set[str] | None = None) -> str:
     """The object as JSON, whatever its values are: what is no JSON is its `str`."""
     try:
@@ -180,4 +183,4 @@ def _resume(run: Run, *, text: bool, mark: Mapping[str, int] | None = None) -> s
     resume = resume_of(run) | dict(mark or {})
     if text:
         resume["text"] = "".join(run.text[:])
-    return json.dumps(resume, default=str)
+    return _encode(resume)
