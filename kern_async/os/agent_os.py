@@ -98,6 +98,8 @@ class AgentOS:
         self.stopper: Callable[[float | None], object] | None = None
         """What stops `serve()`, while that runs."""
         self._app: FastAPI | None = None
+        self.coming: list[str] = []
+        """Ids of runs that are being continued: before one is live, the database is asked what it has of it."""
         self._beginning = 0
         self._stop: _Stop | None = None
         for target in (*self.agents.values(), *self.teams.values()):

@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from urllib.parse import unquote_to_bytes
 
 from fastapi import HTTPException
@@ -225,15 +225,22 @@ class RateLimit:
             raise too_many(f"more than {self._says}; try again in {seconds} s", seconds)
 
 
-def check_room_for_a_run(most: int | None) -> None:
+def check_room_for_a_run(most: int | None, coming: Iterable[str] = ()) -> None:
     """See that this process has fewer than `most` live runs; members and paused runs do not count.
 
-    A run counts from its creation on: between this and the creation there must be no `await`.
+    `coming` are the ids of those that are live in a moment. A run counts from its creation on: between this and the creation there must be no `await`.
 
     Raises:
         HTTPException: 429, it has as many.
     """
-    if most is not None and sum(run.parent is None and not run.resting for run in live_runs()) >= most:
+    if most is None:
+        return
+    live = {
+        run.id
+        for run in live_runs()
+        if run.parent is None and (not run.resting or run.attempt.taken("continue"))
+    }
+    if len(live.union(coming)) >= most:
         raise too_many(
             f"{most} runs are live, as many as this server runs at once; try again when one has ended", 1
         )

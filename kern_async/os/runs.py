@@ -197,7 +197,7 @@ class _Runs:
                 background=form.background,
             )
             await self._check_session(target, form.session_id, caller)
-            check_room_for_a_run(self._os.security.max_concurrent_runs)
+            check_room_for_a_run(self._os.security.max_concurrent_runs, self._os.coming)
             run = await self._os.begin(partial(target.start_run, given, **options))
         return await _deliver(self._os, run, form, request, after=-1)
 
@@ -226,8 +226,12 @@ class _Runs:
         )
         # Without a database an ended run is continued from what it left.
         left = output if target.db is None and output.status is not RunStatus.paused else None
-        check_room_for_a_run(self._os.security.max_concurrent_runs)
-        run = await self._os.begin(partial(target.start_again, left, **options))
+        check_room_for_a_run(self._os.security.max_concurrent_runs, self._os.coming)
+        self._os.coming.append(run_id)
+        try:
+            run = await self._os.begin(partial(target.start_again, left, **options))
+        finally:
+            self._os.coming.remove(run_id)
         return await _deliver(self._os, run, form, request, after=-1 if after is None else after)
 
     async def cancel(

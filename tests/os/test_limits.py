@@ -210,6 +210,31 @@ async def test_an_agent_os_runs_so_many_at_once() -> None:
     await agent_os.db.aclose()
 
 
+async def test_an_agent_os_goes_on_with_so_many_at_once() -> None:
+    async def wait(_request: object) -> None:
+        await anyio.sleep_forever()
+
+    db = InMemoryDb()
+    broken = Agent(name="Writer", model=ScriptedModel("writer", [ValueError("broken")], repeat=True), db=db)
+    for number in range(10):
+        await broken.arun("go", run_id=f"r{number}", session_id=f"s{number}")
+    agent = Agent(name="Writer", model=ScriptedModel("writer", [wait], repeat=True))
+    agent_os = AgentOS(agents=[agent], max_concurrent_runs=2, db=db)
+    statuses: list[int] = []
+    async with client_of(agent_os.get_app()) as client, anyio.create_task_group() as tasks:
+
+        async def go_on(number: int) -> None:
+            form = {"stream": "false", "background": "true"}
+            answer = await client.post(f"/agents/writer/runs/r{number}/continue", data=form)
+            statuses.append(answer.status_code)
+
+        for number in range(10):
+            tasks.start_soon(go_on, number)
+    assert sorted(statuses) == [202] * 2 + [429] * 8
+    await agent_os.shutdown(0)
+    await db.aclose()
+
+
 @pytest.mark.parametrize(
     ("pieces", "kind", "status"),
     [
