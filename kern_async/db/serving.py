@@ -99,9 +99,8 @@ class Server:
                         self._unusable, self._again_at = error, time.monotonic() + _REST
                         self._give_back(error)
                         await self._let_go()
-                    await (
-                        anyio.lowlevel.checkpoint()
-                    )  # a store may never wait, and who leaves must get through
+                    # A store may never wait, and who leaves must get through.
+                    await anyio.lowlevel.checkpoint()
             if self._scope.cancel_called:
                 self._give_back(StoreError(f"{self._desk.name}: closed before the database answered"))
         except Exception as error:

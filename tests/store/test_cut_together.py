@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import anyio
@@ -14,11 +14,10 @@ from kern_async.db import serving, writer
 from kern_async.db.base import PutRun
 from kern_async.engine import keeper
 
-from ..db.stores import ScriptedDb
+from ..db.stores import ScriptedDb, eventually
 from .parts import (
     agent,
     call,
-    cancel_when_all_said,
     check_stored_as_seen,
     delegate,
     forever,
@@ -38,10 +37,23 @@ def db() -> Generator[ScriptedDb]:
 
 
 @pytest.fixture
-def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No tap is called by itself in the middle of an end."""
+def at_rest(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Waits until the store's thread sleeps. No tap wakes it by itself in the middle of an end."""
     for module in (serving, writer, keeper):
         monkeypatch.setattr(module, "TICK", 30.0)
+    servers: list[serving.Server] = []
+    sleep = serving.Server._sleep
+
+    async def noted(self: serving.Server, due: float) -> None:
+        servers[:] = [self]
+        await sleep(self, due)
+
+    monkeypatch.setattr(serving.Server, "_sleep", noted)
+
+    def rests() -> bool:
+        return any(each._idle and not each._work.is_set() and each._due() > 0 for each in servers)
+
+    return lambda: eventually(rests)
 
 
 def transactions(db: ScriptedDb) -> list[int]:
@@ -60,10 +72,20 @@ def nested(db: ScriptedDb, **options: Any) -> Team:
                 model=model([delegate("deep"), delegate("three")]), db=db, **options)  # fmt: skip
 
 
-@pytest.mark.usefixtures("seldom")
-async def test_the_ends_of_a_tree_of_three_levels_are_one_transaction(db: ScriptedDb) -> None:
+async def test_the_ends_of_a_tree_of_three_levels_are_one_transaction(
+    db: ScriptedDb, at_rest: Callable[[], None]
+) -> None:
     top = nested(db, store_events=True)
-    events, output = await read(top, on=cancel_when_all_said("Fir", "Second", "Third"))
+    left = {"Fir", "Second", "Third"}
+
+    def on(event: Any, stream: Any) -> None:
+        if event.event == "RunContent":
+            left.discard(event.content)
+            if not left:
+                at_rest()
+                stream.cancel()
+
+    events, output = await read(top, on=on)
     assert transactions(db) == [5]
     ended = [event for event in events if event.event.endswith("RunCancelled")]
     assert all(event.stored for event in ended)
@@ -73,13 +95,15 @@ async def test_the_ends_of_a_tree_of_three_levels_are_one_transaction(db: Script
     await check_stored_as_seen(top, output)
 
 
-@pytest.mark.usefixtures("seldom")
-async def test_the_end_of_a_cut_part_of_a_tree_is_one_transaction(db: ScriptedDb) -> None:
+async def test_the_end_of_a_cut_part_of_a_tree_is_one_transaction(
+    db: ScriptedDb, at_rest: Callable[[], None]
+) -> None:
     deep = Team([agent("One", ["Fir", forever])], name="Deep", model=model(delegate("one")))
     top = Team([deep], name="Top", model=model(delegate("deep"), "Without it."), db=db)
 
     def on(event: Any, _: Any) -> None:
         if event.event == "RunContent":
+            at_rest()
             top.cancel_run(event.parent_run_id)
 
     _, output = await read(top, on=on)
