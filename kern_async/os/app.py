@@ -27,11 +27,15 @@ def make_app(agent_os: AgentOS) -> FastAPI:
     problems.install(app)
     guard.install(app, agent_os.security)
     app.add_middleware(Abortable)
-    app.include_router(catalog.router(agent_os))
-    app.include_router(console.router(agent_os))
-    app.include_router(sessions.router(agent_os))
-    app.include_router(session_runs.router(agent_os))
-    app.include_router(live.router(agent_os))
-    app.include_router(runs.router(agent_os, "team"))
-    app.include_router(runs.router(agent_os, "agent"))
+    for routes in (
+        catalog.router(agent_os),
+        console.router(agent_os),
+        sessions.router(agent_os),
+        session_runs.router(agent_os),
+        live.router(agent_os),
+        runs.router(agent_os, "team"),
+        runs.router(agent_os, "agent"),
+    ):
+        # Not include_router: with nothing to add to the routes, it would build each of them a second time.
+        app.router.routes.extend(routes.routes)
     return app
