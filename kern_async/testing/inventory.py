@@ -143,7 +143,8 @@ def _is_idle(name: str, frame: FrameType | None) -> bool:
 
 def _sockets() -> Found:
     try:
-        descriptors = [int(entry.name) for entry in Path("/dev/fd").iterdir()]
+        with os.scandir("/dev/fd") as entries:
+            descriptors = [int(entry.name) for entry in entries]
     except FileNotFoundError:
         return
     for descriptor in descriptors:
@@ -168,12 +169,17 @@ def _ends_of(descriptor: int) -> str | None:
 
 
 def _processes() -> Found:
-    for children in Path("/proc/self/task").glob("*/children"):
+    try:
+        with os.scandir("/proc/self/task") as entries:
+            threads = [entry.path for entry in entries]
+    except FileNotFoundError:
+        return
+    for thread in threads:
         try:
-            pids = children.read_text().split()
+            pids = Path(thread, "children").read_bytes().split()
         except OSError:
             continue  # the thread that started them has ended
-        for pid in pids:
+        for pid in map(bytes.decode, pids):
             try:
                 command = (
                     Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
