@@ -57,10 +57,13 @@ OURS, OTHERS = rsa_pair(), rsa_pair()
 CONFIG = JWTConfig(verification_keys=[OURS.public_pem], audience="os-1", issuer="https://id.example")
 
 
+DAY = 86_400
+
+
 def claims(**more: Any) -> dict[str, Any]:
     given = {
         "sub": "ann",
-        "exp": int(time.time()) + 600,
+        "exp": int(time.time()) + DAY,  # some are made when tests are collected, long before they run
         "aud": "os-1",
         "iss": "https://id.example",
         "scopes": ["teams:run"],

@@ -629,4 +629,4 @@ def test_a_run_that_cannot_be_looked_for_is_not_unknown(
             assert answer.status_code == 503, (where, answer.text)
             assert "database" in answer.json()["detail"]
             assert str(tmp_path) not in answer.text, "where it is, is not a client's business"
-    assert client.get(path).json()["status"] == "COMPLETED"
+    until(lambda: client.get(path).json().get("status") == "COMPLETED")
