@@ -5,14 +5,20 @@
   `@pytest.mark.virtual_time`.
 - After each test nothing may be left of what it started (`kern_async.testing.leaks` says what is looked for). What
   is left on purpose is named: `@pytest.mark.leaves("straggler", "thread")`.
+- Coverage is measured on asyncio, and on the other two for tests that run on them alone: they run the same lines again,
+  and to trace these takes longer than to run them.
 - `provider`: a model provider on a loopback socket that says what the test scripts.
 """
 
 from __future__ import annotations
 
+import gc
+import sys
+import threading
 from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager, nullcontext
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -43,6 +49,54 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("virtual_time"):
         backends = ["virtual-asyncio", "virtual-trio"]
         metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", backends, indirect=True))
+
+
+# On these a test runs the lines that it runs on asyncio.
+AGAIN = ("uvloop", "trio", "virtual-trio")
+AGAIN_KEY = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    first = {_function_of(item) for item in session.items if _loop_of(item) not in AGAIN}
+    for item in session.items:
+        item.stash[AGAIN_KEY] = _loop_of(item) in AGAIN and _function_of(item) in first
+    # A test that collects garbage need not look at all modules and all tests: that takes a third of a second.
+    gc.collect()
+    gc.freeze()
+
+
+def _loop_of(item: pytest.Item) -> Any:
+    call = getattr(item, "callspec", None)
+    return call and call.params.get("anyio_backend")
+
+
+def _function_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
+
+
+@contextmanager
+def untraced() -> Generator[None]:
+    here, in_threads = sys.gettrace(), cast("Any", threading.gettrace())
+    sys.settrace(None)
+    threading.settrace(cast("Any", None))
+    try:
+        yield
+    finally:
+        threading.settrace(in_threads)
+        sys.settrace(here)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with untraced() if item.stash[AGAIN_KEY] else nullcontext():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem() -> Generator[None, object, object]:
+    with untraced():  # the module was imported before
+        return (yield)
 
 
 @pytest.fixture(params=list(BACKENDS))
