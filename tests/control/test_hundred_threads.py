@@ -17,6 +17,7 @@ from kern_async.testing import Text, ToolCall
 from kern_async.tools.threads import ThreadUsage, limit_threads, thread_usage
 
 from ..agent.crew import Crew
+from ..as_a_user import environment
 from .stage import Stage, answers, is_cancelled
 
 MAX_THREADS, MAX_ABANDONED = 40, 100
@@ -222,6 +223,7 @@ print("left", time.time(), flush=True)
 def test_the_process_exits_at_once_with_a_hundred_threads_asleep(how: str) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-c", SCRIPT, how],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=50,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import anyio.to_thread
 
+from ..as_a_user import environment
 from .places import Place
 
 ROOT = Path(__file__).parents[2]
@@ -85,14 +85,12 @@ def processes(place: Place, count: int = 1, **options: Any) -> Generator[list[Pr
                 pipe.close()
 
 
-def run_script(
-    code: str, *arguments: str, environment: dict[str, str] | None = None
-) -> subprocess.Popen[str]:
+def run_script(code: str, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """A user's script in a process of its own, with warnings as errors."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *arguments],
         cwd=ROOT,
-        env={**os.environ, **(environment or {})},
+        env=environment(**variables or {}),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -46,10 +46,10 @@ def team(*turns):
 
 
 def run(
-    place: Place, code: str, *, cut: bool = False, environment: dict[str, str] | None = None
+    place: Place, code: str, *, cut: bool = False, variables: dict[str, str] | None = None
 ) -> tuple[int, str]:
     """How the script ended, and what it complained of; `cut`: with a Ctrl-C while its model speaks."""
-    process = run_script(PRELUDE + code, place.spec, environment=environment)
+    process = run_script(PRELUDE + code, place.spec, variables=variables)
     try:
         if cut:
             assert process.stdout is not None
@@ -230,8 +230,8 @@ def test_the_example_that_cancels_a_team_stores_it_with_a_database(
     code = code.replace("    team = Team(\n", "    team = Team(db=db,\n").replace(
         '"SECONDS", "8"', '"SECONDS", "0.7"'
     )
-    environment = {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "key"}
-    assert run(sqlite, code, environment=environment)[0] == 0
+    variables = {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "key"}
+    assert run(sqlite, code, variables=variables)[0] == 0
     output = stored(sqlite)
     assert output.status.value == "CANCELLED"
     assert [member.status.value for member in output.member_responses] == ["CANCELLED"] * 2

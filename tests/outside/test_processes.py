@@ -15,6 +15,8 @@ import pytest
 
 from kern_async.testing import Hang, Text, ToolCall
 
+from ..as_a_user import environment
+
 if TYPE_CHECKING:
     from outside.conftest import Stage
 
@@ -45,16 +47,11 @@ def agent(**options):
 
 
 def child(stage: Stage, code: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "OPENAI_BASE_URL": stage.provider.base_url,
-        "OPENAI_API_KEY": "key",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", PRELUDE + textwrap.dedent(code)]
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    env = environment(
+        OPENAI_BASE_URL=stage.provider.base_url, OPENAI_API_KEY="key", PYTHONPATH=os.pathsep.join(sys.path)
     )
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", PRELUDE + textwrap.dedent(code)]
+    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finished(process: subprocess.Popen[str], *, code: int = 0) -> tuple[list[Any], str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ from kern_async import Agent, RunEvent, Team, TeamRunEvent, abandoned
 from kern_async.models.openai import OpenAIResponses
 from kern_async.run.cancel import get_active_runs
 from kern_async.testing import Forever, ProviderServer, Stall, Text, ToolCall
+
+from ..as_a_user import environment
 
 SCRIPT = """
 import threading
@@ -156,10 +157,9 @@ def test_program_whose_consumer_returns_at_a_members_end_exits_at_once(provider:
     asked = ToolCall("delegate_task_to_member", ask("storyteller"))
     provider.reply([Text("I ask. "), asked], when=lambda request: request.model == "leader")
     provider.reply(Forever("word ", 0.001), when=lambda request: request.model == "teller")
-    environment = {**os.environ, "OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "test"}
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", SCRIPT],
-        env=environment,
+        env=environment(OPENAI_BASE_URL=provider.base_url, OPENAI_API_KEY="test"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Generator
@@ -126,7 +125,7 @@ def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a program of its own, with everything that Python warns of as an error."""
     return subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", code],
-        env=os.environ | env,
+        env=environment(**env),
         capture_output=True,
         text=True,
         timeout=30,

@@ -26,6 +26,8 @@ from kern_async.testing.leaks import LeakCheck
 from kern_async.tools import Function, tool
 from kern_async.tools.processes import idle_workers, limit_processes
 
+from ..as_a_user import environment
+
 GRACE = 0.3
 
 
@@ -585,6 +587,7 @@ def script(tmp_path: Path, code: str) -> Path:
 def run(path: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", path],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=30,

@@ -18,6 +18,8 @@ from anyio.abc import TaskGroup
 from kern_async.exceptions import ConfigurationError, ToolError
 from kern_async.tools.threads import ThreadUsage, limit_threads, run_in_thread, thread_usage
 
+from ..as_a_user import environment
+
 NOTHING = ThreadUsage(running=0, waiting=0, abandoned=0)
 
 
@@ -430,6 +432,7 @@ print("left")
 """
     ended = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", script],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=20,
