@@ -227,7 +227,7 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
             return True
         if record.status in LIVE:
             return False
-        mark = kept.resume.get("log", 0)
+        mark = kept.resume.get("log", 0) + kept.interrupted  # where its end is, or would be
         last: list[tuple[int, str]] = yield from ask(
             db, FindEvents(root_run_id=root_id, after=mark - 1, run_ids=below)
         )

@@ -68,5 +68,5 @@ def resume_of(run: Run) -> dict[str, Any]:
         "requirements": {
             call_id: requirement.to_dict() for call_id, requirement in run.requirements.copy().items()
         },
-        "log": run.log.next_index,
+        "log": run.log.next_index - 1,
     }
