@@ -1,4 +1,4 @@
-"""Our server of `benchmarks/server.py`: `ours.py PROVIDER DIRECTORY INTERVAL WORDS`."""
+"""Our server of `benchmarks.server`: `ours.py PROVIDER DIRECTORY INTERVAL WORDS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference's server of `benchmarks/server.py`, run in an environment of its own, with the arguments of `ours.py`."""
+"""The reference's server of `benchmarks.server`, run in an environment of its own, with the arguments of `ours.py`."""
 
 from __future__ import annotations
 

@@ -1,26 +1,20 @@
 """What keeping a run costs, beside plain aiosqlite that does the same writes, in one process and run.
 
-    python benchmarks/store.py [--rounds N] [--quick] [--uvloop]
-
 Plain means: the same tables, the same rows ready-made, `BEGIN IMMEDIATE`, a write-ahead log and `synchronous = FULL`,
 one connection, `executemany` where there are several rows. It checks nothing, makes no JSON and waits for nobody.
 
 - events: a row of `store_events=True`, in batches through the database's writer, and through a whole run;
 - run: one question, one answer, and from the model's last word until the caller has the output, by which time it is
   durable; against two plain transactions;
-- together: runs of one session at once;
-- length: ten times the turns, the history or the sessions (goal: at most 11 times the CPU).
+- together: runs of one session at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import itertools
 import json
-import os
-import platform
 import sqlite3
 import statistics
 import tempfile
@@ -35,30 +29,47 @@ from typing import Any, ClassVar
 import aiosqlite
 import anyio
 
+from benchmarks.figures import Figure
+from benchmarks.measure import Scale
 from kern_async.agent import Agent
 from kern_async.db.base import Fence, PutEvents
 from kern_async.db.database import BaseDb
 from kern_async.db.in_memory import InMemoryDb
 from kern_async.db.sqlite import SqliteDb
 from kern_async.models.base import Emit, Model, ModelReply, ModelRequest
-from kern_async.testing.scripted import ScriptedModel, call
-
-GOAL = 11.0
 
 Row = tuple[Any, ...]
 Writes = Sequence[tuple[str, Sequence[Row]]]
 """A transaction: tables and the rows that go into them."""
 
 
+LOOPS = ("asyncio", "uvloop")
+
+
 @dataclass(frozen=True)
-class Scale:
-    rounds: int
+class Amount:
+    rounds: int = 5
     batches: int = 10
     batch: int = 1_000
     deltas: int = 10_000
     runs: int = 200
     together: int = 200
-    length: int = 100
+
+
+QUICK = Amount(rounds=2, batches=3, deltas=2_000, runs=20, together=50)
+
+
+async def measure(scale: Scale) -> list[Figure]:
+    amount = QUICK if scale.quick else Amount()
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as name:
+        for part in (batches, deltas, one_at_a_time, together):
+            figures += await part(Path(name), amount)
+    return figures
+
+
+def figure(what: str, unit: str, ours: float, **others: Any) -> Figure:
+    return Figure(part="store", what=what, unit=unit, ours=ours, **others)
 
 
 class Speaking(Model):
@@ -151,16 +162,16 @@ async def answer(agent: Agent, model: Speaking, session_id: str) -> float:
 # Events.
 
 
-async def batches(directory: Path, scale: Scale) -> None:
+async def batches(directory: Path, amount: Amount) -> list[Figure]:
     """Rows that are ready, a transaction for each batch, one after the other."""
     ours: list[float] = []
     plain: list[float] = []
-    for number in range(scale.rounds + 1):
+    for number in range(amount.rounds + 1):
         db = SqliteDb(directory / f"batches-{number}.db")
         await db.writer.opened().wait()
         other = await Plain.beside(db.db_file)
-        of_runs = [f"{n:032x}" for n in range(scale.batches)]
-        events = [(n, json.dumps({"event": "RunContent", "event_index": n, "run_id": of_runs[0], "created_at": 1_790_000_000, "agent_id": "bench", "agent_name": "bench", "session_id": of_runs[0], "content": f"w{n} "})) for n in range(scale.batch)]  # fmt: skip
+        of_runs = [f"{n:032x}" for n in range(amount.batches)]
+        events = [(n, json.dumps({"event": "RunContent", "event_index": n, "run_id": of_runs[0], "created_at": 1_790_000_000, "agent_id": "bench", "agent_name": "bench", "session_id": of_runs[0], "content": f"w{n} "})) for n in range(amount.batch)]  # fmt: skip
         for run_id in of_runs:
             rows = [(index, run_id, body) for index, body in events]
             fence = Fence(root_run_id=run_id, owner=db.writer.owner, attempt=0)
@@ -176,11 +187,16 @@ async def batches(directory: Path, scale: Scale) -> None:
             plain.append(time.perf_counter() - began)
         await db.aclose()
         await other.close()
-    report(
-        "event in a batch, wall us",
-        statistics.median(plain) / scale.batch,
-        statistics.median(ours) / scale.batch,
-    )
+    return [
+        figure(
+            "an event stored in a batch of 1,000, wall time, median",
+            "us",
+            statistics.median(ours) / amount.batch * 1e6,
+            bare=statistics.median(plain) / amount.batch * 1e6,
+            goal=1.5,
+            against="bare",
+        )
+    ]
 
 
 async def streamed(db: BaseDb | None, words: int) -> tuple[float, float]:
@@ -197,36 +213,37 @@ async def streamed(db: BaseDb | None, words: int) -> tuple[float, float]:
     return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
 
 
-async def deltas(directory: Path, scale: Scale) -> None:
+async def deltas(directory: Path, amount: Amount) -> list[Figure]:
     """A whole run's, with everything that is done on the way."""
     of_db: list[tuple[float, float]] = []
     without: list[tuple[float, float]] = []
     plain: list[tuple[float, float]] = []
-    for number in range(scale.rounds + 1):
+    for number in range(amount.rounds + 1):
         db = SqliteDb(directory / f"deltas-{number}.db")
         await db.writer.opened().wait()
-        without.append(await streamed(None, scale.deltas))
-        of_db.append(await streamed(db, scale.deltas))
+        without.append(await streamed(None, amount.deltas))
+        of_db.append(await streamed(db, amount.deltas))
         other = await Plain.beside(db.db_file)
         rows = rows_of(db.db_file, "kern_events")
-        assert len(rows) > scale.deltas
+        assert len(rows) > amount.deltas
         gc.collect()
         wall, cpu = time.perf_counter(), time.process_time()
-        for start in range(0, len(rows), scale.batch):
-            await other.write([("kern_events", rows[start : start + scale.batch])])
+        for start in range(0, len(rows), amount.batch):
+            await other.write([("kern_events", rows[start : start + amount.batch])])
         plain.append(((time.perf_counter() - wall) / len(rows), (time.process_time() - cpu) / len(rows)))
         await db.aclose()
         await other.close()
-    for place, what in enumerate(("wall", "CPU")):
-        bare, kept, row = (min(each[place] for each in costs) for costs in (without, of_db, plain))
-        report(f"delta of a run, {what} us", bare + row, kept, unit=1e6)
-        print(f"{'':<30} (without a database {bare * 1e6:.1f}, a plain row {row * 1e6:.1f})")
+    bare, kept, row = (min(cpu for _, cpu in costs) * 1e6 for costs in (without, of_db, plain))
+    return [
+        figure("CPU of a streamed delta with `store_events=True`", "us", kept, bare=bare + row),
+        figure("CPU of a streamed delta without a database", "us", bare),
+    ]
 
 
 # Runs.
 
 
-async def one_at_a_time(directory: Path, scale: Scale) -> None:
+async def one_at_a_time(directory: Path, amount: Amount) -> list[Figure]:
     model = Speaking(1)
     db = SqliteDb(directory / "runs.db")
     kinds: dict[str, Agent] = {
@@ -238,18 +255,30 @@ async def one_at_a_time(directory: Path, scale: Scale) -> None:
     other = await Plain.beside(db.db_file)
     begin, end = transactions_of(db.db_file)
     found: dict[str, Costs] = {name: Costs() for name in ("plain", *kinds)}
-    for number in range(scale.runs * scale.rounds):
+    for number in range(amount.runs * amount.rounds):
         for name, agent in kinds.items():
             await found[name].add(partial(answer, agent, model, f"{name} {number}"))
         await found["plain"].add(partial(other.run, begin(number), end(number)))
-    print(f"{'one run, us':<30}      wall       CPU       end   end p95")
-    for name, costs in found.items():
-        figures = (*map(statistics.median, (costs.wall, costs.cpu, costs.end)), p95(costs.end))
-        print(f"  {name:<28}" + "".join(f"{figure * 1e6:10.0f}" for figure in figures))
-    waits = statistics.median(found["SqliteDb"].end) - statistics.median(found["without"].end)
-    report("the wait of the end, us", statistics.median(found["plain"].end), waits, unit=1e6)
     await db.aclose()
     await other.close()
+    kept, plain = found["SqliteDb"], found["plain"]
+    waits = statistics.median(kept.end) - statistics.median(found["without"].end)
+    return [
+        figure(
+            "the end of a run until it is durable, SQLite, median",
+            "ms",
+            statistics.median(kept.end) * 1e3,
+            bare=statistics.median(plain.end) * 1e3,
+            goal=5,
+        ),
+        figure("the same, 95th percentile", "ms", p95(kept.end) * 1e3, bare=p95(plain.end) * 1e3),
+        figure("of it, waiting for the database", "ms", waits * 1e3, bare=statistics.median(plain.end) * 1e3),
+        *(
+            figure(f"CPU of a run of one answer, {name}", "us", statistics.median(found[name].cpu) * 1e6)
+            for name in kinds
+        ),
+        figure("CPU of its two transactions, plain", "us", statistics.median(plain.cpu) * 1e6),
+    ]
 
 
 def p95(values: Sequence[float]) -> float:
@@ -283,13 +312,7 @@ async def at_once(agent: Agent, model: Speaking, session_ids: Sequence[str]) -> 
     return len(session_ids) / (time.perf_counter() - began)
 
 
-async def fill(agent: Agent, model: Speaking, session_ids: Sequence[str]) -> None:
-    """The same in portions, none of which can take longer than a run waits for its database."""
-    for start in range(0, len(session_ids), 50):
-        await at_once(agent, model, session_ids[start : start + 50])
-
-
-async def together(directory: Path, scale: Scale) -> None:
+async def together(directory: Path, amount: Amount) -> list[Figure]:
     model = Speaking(1)
     db, memory = SqliteDb(directory / "together.db"), InMemoryDb()
     await answer(Agent(name="bench", model=model, db=db), model, "first")
@@ -297,117 +320,21 @@ async def together(directory: Path, scale: Scale) -> None:
     begin, end = transactions_of(db.db_file)
     rates: dict[str, list[float]] = {}
     numbers = itertools.count()
-    for number in range(scale.rounds + 1):
+    for number in range(amount.rounds + 1):
         for name, kind in (("without", None), ("in memory", memory), ("SqliteDb", db)):
             agent = Agent(name="bench", model=model, db=kind)
-            rates.setdefault(name, []).append(await at_once(agent, model, [f"s{number}"] * scale.together))
+            rates.setdefault(name, []).append(await at_once(agent, model, [f"s{number}"] * amount.together))
         began = time.perf_counter()
         async with anyio.create_task_group() as group:
-            for _ in range(scale.together):
+            for _ in range(amount.together):
                 place = next(numbers)
                 group.start_soon(other.run, begin(place), end(place))
-        rates.setdefault("plain", []).append(scale.together / (time.perf_counter() - began))
-    best = {name: max(found) for name, found in rates.items()}
-    print(
-        f"{scale.together} runs at once, runs/s".ljust(30)
-        + "   ".join(f"{name} {rate:.0f}" for name, rate in best.items())
-    )
+        rates.setdefault("plain", []).append(amount.together / (time.perf_counter() - began))
     await db.aclose()
     await other.close()
-
-
-# Length.
-
-
-async def seconds_of(action: Callable[[], Awaitable[object]], times: int) -> float:
-    """CPU seconds, also of the writer's thread; the least of several."""
-    taken: list[float] = []
-    for _ in range(times):
-        gc.collect()
-        began = time.process_time()
-        await action()
-        taken.append(time.process_time() - began)
-    return min(taken)
-
-
-async def turns(db: BaseDb, count: int) -> object:
-    """A run whose model calls a tool so many times."""
-
-    def look() -> str:
-        return "nothing"
-
-    script = [*(call("look") for _ in range(count)), "done"]
-    agent = Agent(name="bench", model=ScriptedModel("bench", script), tools=[look], db=db)
-    output = await agent.arun("go")
-    assert output.stored
-    assert len(output.tools) == count
-    return output
-
-
-async def lengths(directory: Path, scale: Scale) -> None:
-    """Each with a database of its own, so that nothing else is in it."""
-    short, long = scale.length // 10, scale.length
-    model = Speaking(1)
-    for name, make in (("SqliteDb", partial(SqliteDb, directory / "lengths.db")), ("in memory", InMemoryDb)):
-        db: BaseDb = make()
-        found = [await seconds_of(partial(turns, db, count), scale.rounds) for count in (short, long)]
-        growth(f"turns, {name}", *found)
-        silent = Agent(name="bench", model=model, db=db)
-        told = Agent(name="bench", model=model, db=db, add_history_to_context=True)
-        found.clear()
-        for count in (10 * short, 10 * long):
-            session_id = f"history of {count}"
-            await fill(silent, model, [session_id] * count)
-            found.append(await seconds_of(partial(answer, told, model, session_id), scale.rounds))
-        growth(f"history, {name}", *found)
-        found.clear()
-        stored = len(await silent.alist_sessions())
-        for count in (10 * short, 10 * long):
-            await fill(silent, model, [f"session {place}" for place in range(stored, count)])
-            stored = count
-            found.append(await seconds_of(silent.alist_sessions, scale.rounds))
-        growth(f"list of sessions, {name}", *found)
-        await db.aclose()
-
-
-# What is printed.
-
-
-def growth(what: str, short: float, long: float) -> None:
-    ratio = long / short
-    verdict = "ok" if ratio <= GOAL else "MISSED"
-    print(
-        f"10x {what:<26} once {short * 1e3:8.1f} ms   ten times {long * 1e3:8.1f} ms   ratio {ratio:6.2f}   goal <= {GOAL:g}  {verdict}"
-    )
-
-
-def report(what: str, plain: float, ours: float, *, unit: float = 1e6) -> None:
-    print(f"{what:<30} plain {plain * unit:8.1f}   kern_async {ours * unit:8.1f}   ratio {ours / plain:6.2f}")
-
-
-async def measure(scale: Scale) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        for part in (batches, deltas, one_at_a_time, together, lengths):
-            await part(directory, scale)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a few seconds: less of everything")
-    parser.add_argument("--uvloop", action="store_true")
-    arguments = parser.parse_args()
-    quick = Scale(rounds=2, batches=3, deltas=2_000, runs=20, together=50, length=50)
-    scale = quick if arguments.quick else Scale(rounds=arguments.rounds)
-    print(
-        f"Python {platform.python_version()}, {'uvloop' if arguments.uvloop else 'asyncio'}, {os.cpu_count()} cores,"
-        f" SQLite {sqlite3.sqlite_version}; {scale.rounds} rounds"
-    )
-    anyio.run(measure, scale, backend_options={"use_uvloop": arguments.uvloop})
-
-
-if __name__ == "__main__":
-    main()
+    best = {name: max(found) for name, found in rates.items()}
+    return [
+        figure(f"{amount.together} runs of one session at once, {name}", "runs/s", rate, bare=best["plain"])
+        for name, rate in best.items()
+        if name != "plain"
+    ]

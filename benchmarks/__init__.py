@@ -1,0 +1,1 @@
+"""What everything costs, beside the bare thing and the peers: see `__main__.py`."""

@@ -1,0 +1,1 @@
+"""Runs over HTTP, beside the reference's server: see `__main__.py`."""
