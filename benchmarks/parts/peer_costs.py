@@ -24,7 +24,7 @@ async def measure(scale: Scale) -> list[Figure]:
     systems: dict[str, Path | None] = {"ours": None, **scale.peers}
     for name, python in systems.items():
         with provider() as asked:
-            numbers = (scale.of(5, 2), scale.of(2_000, 1_000), scale.of(50, 20))
+            numbers = (scale.of(5, 3), scale.of(2_000, 1_000), scale.of(50, 20))
             found[name] = case(name, asked, "costs", *numbers, python=python)
             made[name] = case(name, asked, "made", scale.of(1_000, 300), python=python)["seconds"] * 1e6
     figures = [

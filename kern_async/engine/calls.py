@@ -176,6 +176,5 @@ def _feel_cut(run: Run, work: Work, within: ActiveCall | None) -> float:
     if within is not None and within.cut_alone(run):
         return anyio.current_time() + run.root.cancel_grace
     run.feel_cut()
-    if work not in run.interrupted:
-        run.interrupted.append(work)
+    run.interrupted[work] = None
     return run.settle_deadline()

@@ -195,7 +195,7 @@ class _Generation:
         self._close_reasoning()
         if reply is None and error is None:
             run.feel_cut()
-            run.interrupted.append(Work(kind="model", name=self._model.id, run_id=run.id))
+            run.interrupted[Work(kind="model", name=self._model.id, run_id=run.id)] = None
         usage = reply.usage if reply is not None else None
         estimated = usage is None and (reply is not None or error is None or self.streamed)
         if usage is None:

@@ -52,7 +52,7 @@ def resume_of(run: Run) -> dict[str, Any]:
     said = run.text[:]
     return {
         "attempt": run.attempt.number,
-        "index": run.parent.children.index(run) if run.parent is not None else 0,
+        "index": run.index,
         "place": run.place,
         "prepared": progress.prepared,
         "opened": progress.opened,

@@ -114,6 +114,8 @@ class Run:
     content_name: str = field(init=False)
     """The name of the events that say a piece of its answer."""
     children: list[Run] = field(default_factory=list["Run"], init=False)
+    index: int = field(default=0, init=False)
+    """Its place among its team's."""
     messages: list[Message] = field(default_factory=list[Message], init=False)
     text: list[str] = field(default_factory=list[str], init=False)
     reasoning: list[str] = field(default_factory=list[str], init=False)
@@ -137,7 +139,8 @@ class Run:
     """What it and all below it have used of what `RunLimits` counts."""
     progress: Progress = field(default_factory=Progress, init=False)
     metrics: RunMetrics = field(default_factory=RunMetrics, init=False)
-    interrupted: list[Work] = field(default_factory=list[Work], init=False)
+    interrupted: dict[Work, None] = field(default_factory=dict[Work, None], init=False)
+    """What was cut, each once, in its order."""
     abandoned: list[Work] = field(default_factory=list[Work], init=False)
     error: BaseException | None = field(default=None, init=False)
 
@@ -177,6 +180,7 @@ class Run:
         self.messages = self.input.messages()
         self.context.link = Link(self)
         if self.parent is not None:
+            self.index = len(self.parent.children)
             self.parent.children.append(self)
             self.loop = self.parent.loop  # so that a cancel always settles it there, never in another thread
         who = f"{self.owner.kind}_id", f"{self.owner.kind}_name"
