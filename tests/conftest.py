@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import threading
 from collections.abc import AsyncGenerator, Generator
@@ -42,6 +43,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("kern_async")
+
+
+def pytest_configure() -> None:
+    # A shell has its jobs in the background ignore Ctrl-C, and so would all processes that tests start and press it for.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
