@@ -80,8 +80,9 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
         self._live: Run | None = None
         self._attempt_began = 0
         self._over = False
+        self._held = run, attempt
         if run is not None and (db is None or run.log.base <= after + 1):
-            self._follow(run, attempt)
+            self._follow(run)
 
     def __aiter__(self) -> Self:
         return self
@@ -153,7 +154,7 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
     def _look(self) -> bool:
         """Read what is in memory; say whether there was anything."""
         if self._cursor is None:
-            run = _find(self._run_id)
+            run = self._held[0] or _find(self._run_id)
             if run is None:
                 return False
             if run.log.base > self._after + 1 and self._db is not None:
@@ -171,8 +172,9 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
         self._over = cursor.exhausted or (not self._read and self._was_read())
         return bool(self._read) or self._over
 
-    def _follow(self, run: Run, attempt: int | None = None) -> None:
+    def _follow(self, run: Run) -> None:
         self._live = run
+        attempt = self._held[1]
         if attempt is None:
             root = run.root
             attempt = root.attempt.number - (root.resting and not root.ended)
@@ -221,7 +223,7 @@ class EventReader(AsyncIterator[BaseEvent], Iterator[BaseEvent]):
         if found:
             self._read += [event_reader().validate_python(json.loads(text)) for _, text in found]
             return True
-        live = _find(self._run_id)
+        live = self._held[0] or _find(self._run_id)
         if live is not None:
             self._follow(live)
             return True

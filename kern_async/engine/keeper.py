@@ -265,9 +265,8 @@ class Keeper:
         for run in ends:
             run.attempt.first("waited")
         with anyio.move_on_after(until - time.monotonic(), shield=shield):
-            for ticket in reversed(
-                tickets
-            ):  # the last one first: when it is written, so are most of the others
+            # The last one first: when it is written, so are most of the others.
+            for ticket in reversed(tickets):
                 if ticket is not None and not ticket.done:
                     await ticket.wait()
         for run in ends:

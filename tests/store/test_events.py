@@ -13,6 +13,7 @@ from kern_async import Team, tool
 from kern_async.db.base import FindEvents, FindRun
 from kern_async.db.database import BaseDb
 from kern_async.engine import registry
+from kern_async.engine.following import EventReader
 from kern_async.testing.scripted import call
 
 from .parts import agent, cancel_at, delegate, forever, model, new_process, read, read_stream, tree, until
@@ -289,3 +290,19 @@ async def test_the_events_of_a_run_that_was_cut_off_are_in_the_database_in_order
     ticket = db.writer.ask(FindEvents(root_run_id=output.run_id))
     await ticket.wait(5)
     assert [index for index, _ in ticket.result] == indices(events)
+
+
+async def test_a_reader_of_an_attempt_waits_for_its_first_step(db: BaseDb) -> None:
+    solo = agent("Solo", ["Once ", forever], ["upon a time."], db=db, store_events=True)
+    seen, output = await read(solo, on=cancel_at("Once "))
+    new_process()
+    run = await solo.start_again(run_id=output.run_id)
+    reader = EventReader(db, run.id, -1, run, attempt=run.attempt.number)
+    # Without a step of the event loop: the attempt is begun, and its task has not come to it.
+    assert dicts(next(reader) for _ in seen) == dicts(seen)
+    assert reader.ready() == []
+    assert not reader.over
+    with anyio.fail_after(5):
+        rest = [event async for event in reader]
+    assert [rest[0].event, rest[-1].event] == ["RunContinued", "RunCompleted"]
+    assert indices(seen + rest) == list(range(len(seen + rest)))
