@@ -205,6 +205,8 @@ def test_after_sigkill_runs_are_found_interrupted_and_can_be_continued(
             stack.enter_context(host.stream("agents/solo", f"solo-{n}"))
         stack.enter_context(host.stream("teams/crowd", "crowd"))
         speaking(provider, 5)
+        while not stored(tmp_path / "runs.db").keys() >= {"crowd", "solo-0", "solo-1", "solo-2"}:
+            pass  # what was never stored, nobody finds
         host.process.kill()
         host.process.wait()
     provider.default = Text("upon a time.")
