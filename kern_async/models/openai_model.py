@@ -33,8 +33,8 @@ class OpenAIModel(Model):
     connection may be silent, keep-alives included, 600 by default. `client` and `http_client` are used as they
     are and never closed; without them, all models of one configuration share their connections on each event
     loop, and those are closed when the loop ends. `transport="aiohttp"` (extra `aiohttp`, asyncio only) sends these
-    requests through aiohttp: a delta that comes alone costs half the CPU. `strict_output=False` lets an `output_schema` be what
-    OpenAI's strict mode refuses.
+    requests through aiohttp, which takes less CPU where many answers stream. `strict_output=False` lets an
+    `output_schema` be what OpenAI's strict mode refuses.
     """
 
     provider: ClassVar[str] = "OpenAI"

@@ -228,7 +228,8 @@ class RateLimit:
 def check_room_for_a_run(most: int | None, coming: Iterable[str] = ()) -> None:
     """See that this process has fewer than `most` live runs; members and paused runs do not count.
 
-    `coming` are the ids of those that are live in a moment. A run counts from its creation on: between this and the creation there must be no `await`.
+    `coming` are the ids of those that are live in a moment. A run counts from its creation on: between this and the
+    creation there must be no `await`.
 
     Raises:
         HTTPException: 429, it has as many.
