@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from kern_async.engine.run import Run
-from kern_async.run.message import Message
+from kern_async.run.message import Message, text_message
 
 from .runnable import Request, Runnable
 
@@ -29,7 +29,7 @@ def build_messages(
     `history` is what the model is told of earlier runs, `extra` are further parts of the system message.
     """
     system = who.system_message or "\n\n".join(part for part in _parts(who, run, request, extra) if part)
-    messages = [Message(role="system", content=_fill(system, run))] if system else []
+    messages = [text_message("system", _fill(system, run))] if system else []
     messages += [
         item if isinstance(item, Message) else Message(role="user", content=item)
         for item in who.additional_input

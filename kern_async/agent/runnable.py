@@ -48,6 +48,8 @@ from .sessions import Sessions
 from .settings import Settings
 from .showing import Showing
 
+_NO_NAMES: frozenset[str] = frozenset()
+
 EventT = TypeVar("EventT")
 OutputT = TypeVar("OutputT")
 
@@ -404,14 +406,15 @@ class Runnable(Settings, Sessions, Showing, Generic[EventT, OutputT]):
             run_id=run_id,
             session_id=session_id or self.session_id or self._session_of(user_id or self.user_id),
             user_id=user_id or self.user_id,
-            session_state={**copy.deepcopy(self.session_state or {}), **copy.deepcopy(session_state or {})},
+            session_state=_copy_of(self.session_state) | _copy_of(session_state),
             dependencies={**(self.dependencies or {}), **(dependencies or {})},
             metadata={**(self.metadata or {}), **(metadata or {})},
             output_schema=output_schema or self.output_schema,
             timeout=timeout if timeout is not None else self.timeout,
             limits=limits if limits is not None else self.limits,
         )
-        run.given_state = frozenset(session_state or ())
+        if session_state:
+            run.given_state = frozenset(session_state)
         run.background = background
         if self.db is not None:
             run.keeper = Keeper(self.db, run, timeout=self.store_timeout)
@@ -459,7 +462,7 @@ class Runnable(Settings, Sessions, Showing, Generic[EventT, OutputT]):
             model_provider=model.provider,
             speaks_for=speaks_for,
             store_events=self.store_events or (parent is not None and parent.store_events),
-            events_to_skip=frozenset(map(str, self.events_to_skip)),
+            events_to_skip=frozenset(map(str, self.events_to_skip)) if self.events_to_skip else _NO_NAMES,
             body=body_of(partial(self._plan, request=request)),
         )
 
@@ -479,7 +482,7 @@ class Runnable(Settings, Sessions, Showing, Generic[EventT, OutputT]):
             model=self._find_model() or fallback_model,
             session_id=parent.session_id,
             user_id=parent.user_id,
-            session_state={**copy.deepcopy(self.session_state or {}), **session_state},
+            session_state=_copy_of(self.session_state) | session_state,
             dependencies={**(self.dependencies or {}), **parent.context.dependencies},
             metadata={**(self.metadata or {}), **parent.context.metadata},
             output_schema=self.output_schema,
@@ -503,7 +506,7 @@ class Runnable(Settings, Sessions, Showing, Generic[EventT, OutputT]):
             model=self._model(),
             session_id=output.session_id,
             user_id=output.user_id,
-            session_state={**copy.deepcopy(self.session_state or {}), **(output.session_state or {})},
+            session_state=_copy_of(self.session_state) | (output.session_state or {}),
             dependencies=dict(self.dependencies or {}),
             metadata={**(self.metadata or {}), **(output.metadata or {})},
             output_schema=self.output_schema,
@@ -565,3 +568,7 @@ class Runnable(Settings, Sessions, Showing, Generic[EventT, OutputT]):
     acancel_tool_call = staticmethod(control.acancel_tool_call)
     send_message = staticmethod(control.send_message)
     asend_message = staticmethod(control.asend_message)
+
+
+def _copy_of(state: dict[str, Any] | None) -> dict[str, Any]:
+    return copy.deepcopy(state) if state else {}

@@ -70,7 +70,7 @@ class Attempt:
     @property
     def urgency(self) -> Urgency | None:
         """How soon it is to stop; None while nobody has cancelled it."""
-        outcome = self.outcome
+        outcome = self._slot.get("outcome")
         if outcome is None or outcome.status is not RunStatus.cancelled:
             return None
         if outcome.mode == "now":

@@ -26,7 +26,7 @@ def spend(run: Run, what: Counted) -> str | None:
             run.progress.exceeded = (holder, limit)
             return limit
     for each in run.lineage():
-        each.spent[what] += 1
+        each.spent[what] = each.spent.get(what, 0) + 1
     return None
 
 
@@ -43,10 +43,10 @@ def end_at_limit(run: Run) -> None:
 
 def _forbids(holder: Run, limits: RunLimits, what: Counted) -> str | None:
     most: int | None = getattr(limits, what)
-    if most is not None and holder.spent[what] >= most:
+    if most is not None and holder.spent.get(what, 0) >= most:
         return f"limit of {most} {what.replace('_', ' ')}"
     most = limits.total_tokens
-    if what == "model_requests" and most is not None and holder.spent["total_tokens"] >= most:
+    if what == "model_requests" and most is not None and holder.spent.get("total_tokens", 0) >= most:
         return f"limit of {most} total tokens"
     return None
 
@@ -54,7 +54,7 @@ def _forbids(holder: Run, limits: RunLimits, what: Counted) -> str | None:
 def count_tokens(run: Run, tokens: int) -> None:
     """Count what a model request has used, in `run` and all above it."""
     for each in run.lineage():
-        each.spent["total_tokens"] += tokens
+        each.spent["total_tokens"] = each.spent.get("total_tokens", 0) + tokens
 
 
 def refused(limit: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kern_async.run.base import RunStatus
-from kern_async.run.message import Message
+from kern_async.run.message import text_message
 
 from . import registry
 from .attempt import Attempt, Outcome
@@ -134,7 +134,7 @@ def _end_what_waits(run: Run) -> None:
         if execution.result is None and execution.tool_call_id in cut:
             execution.result, execution.tool_call_error = CUT, True
     run.due = []
-    run.messages.extend(Message(role="user", content=text) for text in run.inbox.close())
+    run.messages.extend(text_message("user", text) for text in run.inbox.close())
 
 
 def _log_end(run: Run, outcome: Outcome, end: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import anyio
 from kern_async.exceptions import ModelError, ModelTimeout
 from kern_async.models.base import DeltaKind, Model, ModelReply, ModelRequest, ToolSpec, Usage
 from kern_async.run.base import Work
-from kern_async.run.message import Message
+from kern_async.run.message import Message, text_message
 from kern_async.run.trusted import trusted
 
 from .budget import LimitReached, count_tokens, end_at_limit, spend
@@ -64,7 +64,7 @@ def hears(run: Run, *, last: bool = False) -> bool:
     texts = run.inbox.close() if last else run.inbox.take()
     if texts:
         run.inbox.reopen()
-    run.messages.extend(Message(role="user", content=text) for text in texts)
+    run.messages.extend(text_message("user", text) for text in texts)
     return bool(texts)
 
 

@@ -45,7 +45,7 @@ class EventLog:
         """How many events of this log there were at the end of each attempt of the root's run."""
         self.starts: dict[int, int] = {0: 0}
         """How many there were when each attempt began. Between two of them members may have been cancelled."""
-        self.hidden: frozenset[str] = frozenset()
+        self.hidden: dict[str, None] = {}
         """Run ids whose events are logged but not streamed (`stream_member_events=False`)."""
         self._changed = Bell()
         self._room = Bell()

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from kern_async.exceptions import ConfigurationError, ModelKeyMissing, OutputSchemaError, ToolError
 from kern_async.models.base import ModelReply
 from kern_async.run.base import RunStatus, Work
-from kern_async.run.message import Message
+from kern_async.run.message import text_message
 from kern_async.tools import Toolkit
 from kern_async.tools.toolkit import load_remote
 
@@ -114,7 +114,7 @@ async def _remember(run: Run, plan: Plan) -> None:
 def _history_at(run: Run) -> int:
     """Where earlier turns stand in the conversation that begins, or would: before the input."""
     places = (place for place, message in enumerate(run.messages) if message.from_history)
-    return next(places, max(0, len(run.messages) - len(run.input.messages())))
+    return next(places, max(0, len(run.messages) - run.input.message_count))
 
 
 async def _fetch_tools(run: Run, plan: Plan) -> None:
@@ -139,7 +139,7 @@ async def _rounds(run: Run, plan: Plan) -> int:
         again = plan.next_round(run, run.progress.rounds)
         if again is None:
             return answer
-        run.messages.append(Message(role="user", content=again))
+        run.messages.append(text_message("user", again))
 
 
 async def _converse(run: Run, plan: Plan) -> int:
@@ -192,7 +192,7 @@ async def _ask(run: Run, plan: Plan) -> ModelReply:
             attempts += 1
             await back_off(run, plan.model, delay)
             if len(run.messages) > before and run.messages[-1].role == "assistant":
-                run.messages.append(Message(role="user", content=GO_ON))
+                run.messages.append(text_message("user", GO_ON))
         else:
             progress.phase = None
             return reply

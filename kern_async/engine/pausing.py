@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from kern_async.exceptions import ConfigurationError, RunNotContinuable
 from kern_async.run.base import BaseOutput, RunStatus
-from kern_async.run.message import Message
+from kern_async.run.message import text_message
 from kern_async.run.requirement import RunRequirement
 from kern_async.run.tool import ToolExecution
 from kern_async.tools import Function
@@ -40,7 +40,7 @@ def ask_person(run: Run, function: Function, execution: ToolExecution, arguments
         execution.user_input_schema = function.user_input_schema(arguments)
     # A copy: what is decided is written there, and what comes of the call into the run's own record.
     requirement = RunRequirement(tool_execution=execution.model_copy(deep=True), run_id=run.id)
-    run.asked.add(requirement.id)
+    run.asked[requirement.id] = None
     if run.parent is not None:
         requirement.member_agent_id = run.owner.id
         requirement.member_agent_name = run.owner.name
@@ -183,7 +183,7 @@ def _ask_to_go_on(run: Run) -> None:
         and run.progress.answer is None
     ):
         run.progress.goes_on = _answer_so_far(run)
-        run.messages.append(Message(role="user", content=GO_ON))
+        run.messages.append(text_message("user", GO_ON))
 
 
 def _answer_so_far(run: Run) -> int:

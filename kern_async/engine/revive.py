@@ -47,7 +47,7 @@ def revive(run: Run, kept: Kept) -> None:
         for call_id, data in resume.get("requirements", {}).items()
         if call_id in due
     }
-    run.asked = set(resume.get("asked", ())) | {each.id for each in run.requirements.values()}
+    run.asked = dict.fromkeys([*resume.get("asked", ()), *(each.id for each in run.requirements.values())])
     _revive_text(run, kept)
     run.metrics = replace(output.metrics)
     if not kept.interrupted:  # the team's figures have its own already

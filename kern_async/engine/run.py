@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
@@ -132,10 +131,10 @@ class Run:
     """The calls under way, by their ids."""
     requirements: dict[str, RunRequirement] = field(default_factory=dict[str, RunRequirement], init=False)
     """What the calls that are due have waited for, by their ids."""
-    asked: set[str] = field(default_factory=set[str], init=False)
+    asked: dict[str, None] = field(default_factory=dict[str, None], init=False)
     """The ids of all requirements that it ever had."""
     inbox: Inbox = field(default_factory=Inbox, init=False)
-    spent: Counter[str] = field(default_factory=Counter[str], init=False)
+    spent: dict[str, int] = field(default_factory=dict[str, int], init=False)
     """What it and all below it have used of what `RunLimits` counts."""
     progress: Progress = field(default_factory=Progress, init=False)
     metrics: RunMetrics = field(default_factory=RunMetrics, init=False)
@@ -230,7 +229,7 @@ class Run:
     @property
     def stopping(self) -> bool:
         """Whether this run or one above it is to end cancelled, at once."""
-        return any(run.attempt.urgency == "now" for run in self.lineage())
+        return self._urged("now")
 
     @property
     def halted(self) -> bool:
@@ -240,7 +239,16 @@ class Run:
     @property
     def drained(self) -> bool:
         """Whether nothing new may begin in this run, calls of the turn included."""
-        return any(run.attempt.urgency in ("limit", "after_tools", "now") for run in self.lineage())
+        return self._urged("limit", "after_tools", "now")
+
+    def _urged(self, *urgencies: Urgency) -> bool:
+        """Whether this run or one above it is to stop as soon as one of these says."""
+        run: Run | None = self
+        while run is not None:
+            if run.attempt.urgency in urgencies:
+                return True
+            run = run.parent
+        return False
 
     def claim(
         self,

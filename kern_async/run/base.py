@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from kern_async.exceptions import RunCancelled, RunFailed
 
 from .data import Data, FrozenData
-from .message import Message, now
+from .message import Message, now, text_message
 from .requirement import RunRequirement
 from .tool import ToolExecution
 
@@ -115,7 +115,12 @@ class RunInput(Data):
             content = content.model_dump_json()
         elif isinstance(content, dict):
             content = json.dumps(content, default=str, ensure_ascii=False)
-        return [Message(role="user", content=content)]
+        return [text_message("user", content)]
+
+    @property
+    def message_count(self) -> int:
+        """How many messages it is."""
+        return len(self.input_content) if isinstance(self.input_content, list) else 1
 
 
 class BaseEvent(FrozenData, frozen=True):

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from .data import Data
 from .media import File, Image
+from .trusted import trusted
 
 
 def now() -> int:
@@ -57,3 +58,8 @@ class Message(Data):
                 if other in given:
                     raise ValueError(f"a message carries images and files to the model, no {other}")
         return cast(Any, values)
+
+
+def text_message(role: Literal["system", "user", "assistant"], content: str) -> Message:
+    """A message that is one text."""
+    return trusted(Message, {"role": role, "content": content})

@@ -22,12 +22,12 @@ def trusted(cls: type[ModelT], values: dict[str, Any]) -> ModelT:
     Every field without a default must be among the values. The instance attributes set here are those that pydantic
     documents for `BaseModel`.
     """
-    template, factories = _template(cls)
+    template, factories, frozen = _template(cls)
     state = template | values  # in this order, for the order of the fields is that of the JSON
     for name, make in factories:
         if name not in values:
             state[name] = make()
-    return _made(cls, state, set(values))
+    return _made(cls, state, _shared_set(tuple(values)) if frozen else set(values))
 
 
 class Mould(Generic[ModelT]):
@@ -36,12 +36,11 @@ class Mould(Generic[ModelT]):
     __slots__ = ("_cls", "_factories", "_fields_set", "_state")
 
     def __init__(self, cls: type[ModelT], values: dict[str, Any], *differing: str) -> None:
-        template, factories = _template(cls)
+        template, factories, _ = _template(cls)
         self._cls = cls
         self._state = template | values
         self._factories = [(name, make) for name, make in factories if name not in values]
-        # One set for all of them: they are frozen, and pydantic copies it with a copy of an object.
-        self._fields_set = {*values, *differing}
+        self._fields_set = _shared_set((*values, *differing))
 
     def make(self, values: dict[str, Any]) -> ModelT:
         """The object of all values; these are the differing ones."""
@@ -61,10 +60,20 @@ def _made(cls: type[ModelT], state: dict[str, Any], fields_set: set[str]) -> Mod
 
 
 @cache
-def _template(cls: type[BaseModel]) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
-    """The default of every field, and what makes those that are made anew for each object."""
+def _template(cls: type[BaseModel]) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...], bool]:
+    """The default of every field, what makes those that are made anew for each object, and whether it is frozen."""
     fields = cls.model_fields.items()
     return (
         {name: None if field.is_required() else field.default for name, field in fields},
         tuple((name, field.default_factory) for name, field in fields if field.default_factory),
+        bool(cls.model_config.get("frozen")),
     )
+
+
+@cache
+def _shared_set(names: tuple[str, ...]) -> set[str]:
+    """The names as a set, one for all frozen objects: a set is larger than many an event.
+
+    Nobody changes it: pydantic does so where a field is set, and gives a copy of an object a copy of it.
+    """
+    return set(names)

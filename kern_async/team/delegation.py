@@ -188,7 +188,7 @@ class Delegation:
         )
         registry.register(child)
         if not self.team.stream_member_events or run.id in run.log.hidden:
-            run.log.hidden |= {child.id}
+            run.log.hidden[child.id] = None
         return child
 
     async def _execute(self, child: Run, member: Member) -> None:

@@ -16,7 +16,7 @@ from kern_async.engine.revive import at_rest, goes_on
 from kern_async.engine.run import Run
 from kern_async.exceptions import ConfigurationError, ToolError
 from kern_async.models.base import Model
-from kern_async.run.message import Message
+from kern_async.run.message import Message, text_message
 from kern_async.run.team import TeamEvent, TeamRunOutput
 from kern_async.tools import Function
 
@@ -179,7 +179,7 @@ class Team(Runnable[TeamEvent, TeamRunOutput]):
             )
             member.revive_into(made, child)
             if not self.stream_member_events or run.id in run.log.hidden:
-                run.log.hidden |= {made.id}
+                run.log.hidden[made.id] = None
 
     def _plan(self, run: Run, request: Request) -> Plan:
         delegation = Delegation(team=self, run=run, model=request.model)
@@ -243,5 +243,5 @@ def _tell_leader(run: Run, delegation: Delegation) -> bool:
                 text = str(exc)
             answers.append((member.name or member.id, text))
     if answers:
-        run.messages.append(Message(role="user", content=members_said(answers)))
+        run.messages.append(text_message("user", members_said(answers)))
     return bool(answers)
