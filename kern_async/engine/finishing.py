@@ -43,7 +43,8 @@ def prepare(run: Run) -> Ending | None:
     run.closing = True
     if run.parent is not None:
         run.parent.metrics.add(run.metrics, less=run.counted)
-        run.counted = replace(run.metrics)
+        if outcome.status is RunStatus.paused:
+            run.counted = replace(run.metrics)
     return attempt.keep("ending", Ending(outcome, *end_of(run, outcome)))
 
 
@@ -128,13 +129,15 @@ def _end_what_waits(run: Run) -> None:
             member.claim(RunStatus.cancelled, "parent")
             if member.attempt.first("begin"):
                 prepare(member)
-    run.messages.extend(answer_to(call, CUT, error=True) for call in run.due)
-    cut = {call.id for call in run.due}
-    for execution in run.tools:
-        if execution.result is None and execution.tool_call_id in cut:
-            execution.result, execution.tool_call_error = CUT, True
-    run.due = []
-    run.messages.extend(text_message("user", text) for text in run.inbox.close())
+    if run.due:
+        run.messages.extend(answer_to(call, CUT, error=True) for call in run.due)
+        cut = {call.id for call in run.due}
+        for execution in run.tools:
+            if execution.result is None and execution.tool_call_id in cut:
+                execution.result, execution.tool_call_error = CUT, True
+        run.due = []
+    if unheard := run.inbox.close():
+        run.messages.extend(text_message("user", text) for text in unheard)
 
 
 def _log_end(run: Run, outcome: Outcome, end: dict[str, Any]) -> None:

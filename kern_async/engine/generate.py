@@ -20,7 +20,7 @@ from kern_async.run.trusted import trusted
 
 from .budget import LimitReached, count_tokens, end_at_limit, spend
 from .calls import noting
-from .ending import words_of
+from .ending import CUT, words_of
 from .plan import Plan
 from .run import Run
 from .tokens import chars_of, tokens_in
@@ -62,10 +62,11 @@ def hears(run: Run, *, last: bool = False) -> bool:
     `last`: if there is nothing the run ends, and takes no more.
     """
     texts = run.inbox.close() if last else run.inbox.take()
-    if texts:
-        run.inbox.reopen()
+    if not texts:
+        return False
+    run.inbox.reopen()
     run.messages.extend(text_message("user", text) for text in texts)
-    return bool(texts)
+    return True
 
 
 async def back_off(run: Run, model: Model, seconds: float) -> None:
@@ -193,7 +194,8 @@ class _Generation:
         if run.opened.pop(self, None) is None:
             return
         self._close_reasoning()
-        if reply is None and error is None:
+        cut = reply is None and error is None
+        if cut:
             run.feel_cut()
             run.interrupted[Work(kind="model", name=self._model.id, run_id=run.id)] = None
         usage = reply.usage if reply is not None else None
@@ -212,7 +214,7 @@ class _Generation:
             cache_read_tokens=usage.cache_read_tokens,
             time_to_first_token=self._first,
             estimated=estimated,
-            error=words_of(error) if error is not None else "cancelled" if reply is None else None,
+            error=words_of(error) if error is not None else CUT if cut else None,
         )
         run.reasoning.extend(self._reasoning)
         run.progress.spoken = len(run.text)

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 import anyio
 
@@ -44,16 +45,15 @@ def _context(run: Run, context: contextvars.Context) -> contextvars.Context:
 
 
 def _spawn(loop: EventLoop, run: Run, body: Body, context: contextvars.Context) -> None:
-    async def main() -> None:
-        # Nobody holds this task, so only the loop itself can cancel it, when it shuts down.
-        if not run.background:
-            await execute(run, body, outside="shutdown")
-            return
+    # Nobody holds this task, so only the loop itself can cancel it, when it shuts down.
+    main = partial(execute, run, body, outside="shutdown")
+
+    async def in_turn() -> None:
         try:
             await turns.enter(run)
             if run.keeper is not None and not run.ended:
                 await run.keeper.confirm(run)
-            await execute(run, body, outside="shutdown")
+            await main()
         except BaseException:
             run.lose()  # its loop shuts down before its turn came
             raise
@@ -66,7 +66,7 @@ def _spawn(loop: EventLoop, run: Run, body: Body, context: contextvars.Context) 
 
     if run.background:
         turns.queue(run)  # here: in which order tasks take their first step is the event loop's business
-    loop.spawn(main, name=f"kern-run {run.id}", on_lost=lost, context=context)
+    loop.spawn(in_turn if run.background else main, name=f"kern-run {run.id}", on_lost=lost, context=context)
 
 
 def patience_with(run: Run) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
@@ -36,10 +36,10 @@ def body_of(make_plan: Callable[[Run], Plan]) -> Body:
     """The body, for `execute`, of a run that works on the plan that `make_plan` gives for it."""
     plan: Plan | None = None  # further attempts go on with what the first has made of it
 
-    async def body(run: Run) -> None:
+    def body(run: Run) -> Awaitable[None]:
         nonlocal plan
         plan = plan or make_plan(run)
-        await work(run, plan)
+        return work(run, plan)
 
     return body
 
@@ -54,7 +54,8 @@ async def work(run: Run, plan: Plan) -> None:
     while answer is None:
         gone = _gone(run)
         try:
-            answer = await _work_on(run, plan)
+            await _open(run, plan)
+            answer = await _rounds(run, plan)
         except Pausing:
             # Whom it waited for may have been cancelled in the meantime: then it need not pause.
             if any(waiting_for(run)) or _gone(run) == gone:
@@ -78,8 +79,8 @@ def _gone(run: Run) -> int:
     return sum(bool(member.attempt.number) and (member.ended or member.cancelling) for member in run.below())
 
 
-async def _work_on(run: Run, plan: Plan) -> int:
-    """From where the run has come to until its answer; see `_rounds`."""
+async def _open(run: Run, plan: Plan) -> None:
+    """Do what comes before the first model request, as far as that is not done."""
     progress = run.progress
     if not progress.prepared:
         if plan.pre_hooks:
@@ -96,7 +97,6 @@ async def _work_on(run: Run, plan: Plan) -> int:
         finally:
             end_at_limit(run)
     progress.opened = True
-    return await _rounds(run, plan)
 
 
 async def _remember(run: Run, plan: Plan) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from kern_async.run.base import BaseOutput
+from kern_async.run.base import BaseOutput, RunMetrics
 
 from .attempt import Attempt
 
@@ -18,6 +18,7 @@ GO_ON = "Your answer was cut off there. Go on exactly where it stops; repeat not
 
 
 _PAST = "_past"
+_METRICS = tuple(each.name for each in fields(RunMetrics))
 
 
 @dataclass(eq=False)
@@ -63,7 +64,7 @@ def resume_of(run: Run) -> dict[str, Any]:
         "phase": progress.phase,
         "covered": len("".join(said[: progress.spoken])),
         "answer": len("".join(said[: progress.answer])) if progress.answer is not None else None,
-        "metrics": {each.name: getattr(run.metrics, each.name) for each in fields(run.metrics)},
+        "metrics": {name: getattr(run.metrics, name) for name in _METRICS},
         "asked": sorted(run.asked),
         "requirements": {
             call_id: requirement.to_dict() for call_id, requirement in run.requirements.copy().items()

@@ -160,8 +160,8 @@ class Run:
     """Whether its end is made and on its way into the store: it says nothing more before that is published."""
     settled: Attempt | None = field(default=None, init=False)
     """The attempt that ended last."""
-    counted: RunMetrics = field(default_factory=RunMetrics, init=False)
-    """What its team's metrics have of its own."""
+    counted: RunMetrics | None = field(default=None, init=False)
+    """What its team's metrics have of its own already."""
     unlist: Callable[[], None] | None = field(default=None, init=False)
     """Where it is listed as a straggler: what takes it off the list."""
     _events: dict[str, type[BaseEvent]] = field(init=False)
@@ -463,7 +463,7 @@ class Run:
     def make(self, event: str, fields: dict[str, Any]) -> BaseEvent:
         """An event of this run as it would be if it were logged now."""
         fields["event_index"] = self.log.next_index
-        return trusted(self._events[event], self.identity | fields)
+        return trusted(self._events[event], fields, self.identity)
 
     def event_name(self, event: str) -> str:
         """What the event is called that agents call so."""

@@ -82,7 +82,8 @@ class RunMetrics:
         """Count `other` in, `less` what was counted before: sums of what is countable; own times stay."""
         for name in _COUNTED:
             more = getattr(other, name) - (getattr(less, name) if less is not None else 0)
-            setattr(self, name, getattr(self, name) + more)
+            if more:
+                setattr(self, name, getattr(self, name) + more)
         self.estimated = self.estimated or other.estimated
 
 

@@ -7,7 +7,9 @@ the user's that does not fit a field must not cost a run its end.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -16,18 +18,23 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 _set = object.__setattr__
 
 
-def trusted(cls: type[ModelT], values: dict[str, Any]) -> ModelT:
-    """The object that `cls(**values)` would be if all values fit their fields as they are.
+def trusted(
+    cls: type[ModelT], values: dict[str, Any], more: Mapping[str, Any] = MappingProxyType({})
+) -> ModelT:
+    """The object that `cls(**more | values)` would be if all values fit their fields as they are.
 
     Every field without a default must be among the values. The instance attributes set here are those that pydantic
     documents for `BaseModel`.
     """
     template, factories, frozen = _template(cls)
-    state = template | values  # in this order, for the order of the fields is that of the JSON
+    state = template.copy()  # first, for the order of the fields is that of the JSON
+    state.update(more)
+    state.update(values)
     for name, make in factories:
         if name not in values:
             state[name] = make()
-    return _made(cls, state, _shared_set(tuple(values)) if frozen else set(values))
+    names = (*more, *values)
+    return _made(cls, state, _shared_set(names) if frozen else set(names))
 
 
 class Mould(Generic[ModelT]):

@@ -253,6 +253,8 @@ def _differ(one: Any, other: Any) -> bool:
 
 def _merge(before: dict[str, Any], after: dict[str, Any], into: dict[str, Any]) -> None:
     """Write the top-level keys that a member changed into its team's session state."""
+    if not before and not after:
+        return
     before, after = _shared(before), _shared(after.copy())  # a copy: a straggler may still be changing it
     into.update(
         {key: value for key, value in after.items() if key not in before or _differ(before[key], value)}
