@@ -55,7 +55,9 @@ async def work(run: Run, plan: Plan) -> None:
         gone = _gone(run)
         try:
             await _open(run, plan)
-            answer = await _rounds(run, plan)
+            answer = await _converse(run, plan)
+            while _another_round(run, plan):
+                answer = await _converse(run, plan)
         except Pausing:
             # Whom it waited for may have been cancelled in the meantime: then it need not pause.
             if any(waiting_for(run)) or _gone(run) == gone:
@@ -129,23 +131,23 @@ async def _fetch_tools(run: Run, plan: Plan) -> None:
     )
 
 
-async def _rounds(run: Run, plan: Plan) -> int:
-    """Converse until no round is left; return where in the run's text the last answer begins."""
-    while True:
-        answer = await _converse(run, plan)
-        if run.halted or plan.next_round is None:
-            return answer
-        run.progress.rounds += 1
-        again = plan.next_round(run, run.progress.rounds)
-        if again is None:
-            return answer
-        run.messages.append(text_message("user", again))
+def _another_round(run: Run, plan: Plan) -> bool:
+    """Whether the conversation goes on, with what the model is told for another round."""
+    if run.halted or plan.next_round is None:
+        return False
+    run.progress.rounds += 1
+    again = plan.next_round(run, run.progress.rounds)
+    if again is None:
+        return False
+    run.messages.append(text_message("user", again))
+    return True
 
 
 async def _converse(run: Run, plan: Plan) -> int:
-    """Tools and model in turn, until the model calls none or a tool ends the loop; see `_rounds`.
+    """Tools and model in turn, until the model calls none or a tool ends the loop.
 
-    It ends, too, at a boundary where the run may not go on.
+    It ends, too, at a boundary where the run may not go on. What comes back is where in the run's text its answer
+    begins.
     """
     progress = run.progress
     answer = len(run.text)
