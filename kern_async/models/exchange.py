@@ -6,7 +6,8 @@ rest of a run. So the request goes through the client's documented `post`, and t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import AsyncGeneratorType
 from typing import Any, Protocol, cast
 
 import anyio
@@ -26,6 +27,7 @@ _TRAIL_TIMEOUT = 0.5
 _CLOSE_TIMEOUT = 1.0
 _LONGEST_REFUSAL = 16_384
 _DONE = b"[DONE]"
+_Chunks = AsyncGeneratorType[bytes, None]
 
 
 class Reader(Protocol):
@@ -75,7 +77,8 @@ async def exchange(
                 stream_cls=openai.AsyncStream[object],
             ),
         )
-    chunks = response.aiter_bytes()
+    encoded = "content-encoding" in response.headers
+    chunks = cast("_Chunks", response.aiter_bytes() if encoded else response.aiter_raw())
     try:
         await _refuse_other_content(response, chunks)
         await _read(chunks, reader, emit)
@@ -83,7 +86,7 @@ async def exchange(
         await _release(response, chunks)
 
 
-async def _read(chunks: AsyncGenerator[bytes, None], reader: Reader, emit: Emit) -> None:
+async def _read(chunks: _Chunks, reader: Reader, emit: Emit) -> None:
     splitter = SSESplitter()
     while True:
         try:  # round the reading only: what `emit` raises is no fault of the provider
@@ -116,7 +119,7 @@ async def _take(events: list[bytes], reader: Reader, emit: Emit) -> bool:
     return reader.complete
 
 
-async def _read_trail(chunks: AsyncGenerator[bytes, None], splitter: SSESplitter, reader: Reader) -> None:
+async def _read_trail(chunks: _Chunks, splitter: SSESplitter, reader: Reader) -> None:
     with anyio.move_on_after(_TRAIL_TIMEOUT):
         try:
             async for chunk in chunks:
@@ -135,7 +138,9 @@ def _trail(data: bytes, reader: Reader) -> None:
         reader.trail(cast("dict[str, Any]", event))
 
 
-async def _release(response: httpx2.Response, chunks: AsyncGenerator[bytes, None]) -> None:
+async def _release(response: httpx2.Response, chunks: _Chunks) -> None:
+    if response.is_closed and chunks.ag_frame is None:
+        return  # read to its end
     # A response that is closed while its generators are suspended leaves the inner ones to the garbage
     # collector, which makes a task of them (asyncio) or a warning (trio). Resumed in a cancelled scope, they
     # unwind one by one, and the innermost closes the connection.
@@ -150,7 +155,7 @@ async def _release(response: httpx2.Response, chunks: AsyncGenerator[bytes, None
         pass  # it is closed
 
 
-async def _refuse_other_content(response: httpx2.Response, chunks: AsyncGenerator[bytes, None]) -> None:
+async def _refuse_other_content(response: httpx2.Response, chunks: _Chunks) -> None:
     content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in ("application/json", "text/html"):
         return
