@@ -26,7 +26,8 @@ def build_messages(
 ) -> list[Message]:
     """The messages for the first model request.
 
-    `history` is what the model is told of earlier runs, `extra` are further parts of the system message.
+    The run's own are its input until then. `history` is what the model is told of earlier runs, `extra` are further
+    parts of the system message.
     """
     system = who.system_message or "\n\n".join(part for part in _parts(who, run, request, extra) if part)
     messages = [text_message("system", _fill(system, run))] if system else []
@@ -36,7 +37,7 @@ def build_messages(
     ]
     if who.introduction:
         messages.append(Message(role="assistant", content=who.introduction))
-    return [*messages, *history, *run.input.messages()]
+    return [*messages, *history, *run.messages]
 
 
 def _parts(who: Runnable[Any, Any], run: Run, request: Request, extra: Sequence[str]) -> list[str]:

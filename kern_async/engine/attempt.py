@@ -56,7 +56,7 @@ class Attempt:
     @property
     def cancelling(self) -> bool:
         """Whether it was cancelled and has claimed that end."""
-        outcome = self.outcome
+        outcome = self._slot.get("outcome")
         return outcome is not None and outcome.status is RunStatus.cancelled
 
     def claim(self, outcome: Outcome) -> Outcome:

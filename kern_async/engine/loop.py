@@ -87,6 +87,7 @@ async def _open(run: Run, plan: Plan) -> None:
     if not progress.prepared:
         if plan.pre_hooks:
             await run_hooks(run, plan, plan.pre_hooks, "Pre", run_input=run.input)
+            run.messages[:] = run.input.messages()
         if plan.remote:
             await _fetch_tools(run, plan)
         run.messages[:] = plan.messages(run, await told(run, plan.trim_history))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -61,6 +61,10 @@ if TYPE_CHECKING:
 BLOCKED_AFTER = 0.25
 """Seconds that an event loop may take to hear of a cancel before that is logged."""
 
+# `list[int]()`, say, takes ten times as long as `list()`, and a run has some twenty.
+_list = cast("Callable[[], list[Any]]", list)
+_dict = cast("Callable[[], dict[Any, Any]]", dict)
+
 current_run: ContextVar[Run | None] = ContextVar("kern_async_run", default=None)
 """The run whose code is executing."""
 
@@ -94,13 +98,13 @@ class Run:
     """What it is to do, see `execute.Body`."""
     keeper: Keeper | None = None
     """Its tree's way into a database, if it has one."""
-    earlier_events: list[BaseEvent] = field(default_factory=list[BaseEvent], init=False)
+    earlier_events: list[BaseEvent] = field(default_factory=_list, init=False)
     """Its events of attempts that another log had, if it keeps them."""
     place: tuple[int, str] | None = None
     """Which of its team's calls it was begun for, by its index, and which part of that; -1: none."""
-    history: list[list[Message]] = field(default_factory=list[list[Message]])
+    history: list[list[Message]] = field(default_factory=_list)
     """Its owner's earlier turns, see `history.turns_of`."""
-    team_history: list[BaseOutput] = field(default_factory=list[BaseOutput])
+    team_history: list[BaseOutput] = field(default_factory=_list)
     """What earlier root runs of its team left."""
     background: bool = False
     """Whether nobody waits for it, so that it waits for its turn among those."""
@@ -112,35 +116,33 @@ class Run:
     """The fields that all its events have."""
     content_name: str = field(init=False)
     """The name of the events that say a piece of its answer."""
-    children: list[Run] = field(default_factory=list["Run"], init=False)
+    children: list[Run] = field(default_factory=_list, init=False)
     index: int = field(default=0, init=False)
     """Its place among its team's."""
-    messages: list[Message] = field(default_factory=list[Message], init=False)
-    text: list[str] = field(default_factory=list[str], init=False)
-    reasoning: list[str] = field(default_factory=list[str], init=False)
+    messages: list[Message] = field(default_factory=_list, init=False)
+    text: list[str] = field(default_factory=_list, init=False)
+    reasoning: list[str] = field(default_factory=_list, init=False)
     final: Any = field(default=UNSET, init=False)
     """The content of a completed run where it is not the text: a parsed schema, or what a post-hook made."""
-    opened: dict[object, Callable[[], None]] = field(
-        default_factory=dict[object, Callable[[], None]], init=False
-    )
+    opened: dict[object, Callable[[], None]] = field(default_factory=_dict, init=False)
     """What closes the requests and calls under way, for a run that will not execute again to close them."""
-    tools: list[ToolExecution] = field(default_factory=list[ToolExecution], init=False)
-    due: list[ToolCall] = field(default_factory=list[ToolCall], init=False)
+    tools: list[ToolExecution] = field(default_factory=_list, init=False)
+    due: list[ToolCall] = field(default_factory=_list, init=False)
     """The calls of the latest turn that have no answer yet."""
-    calls: dict[str, ActiveCall] = field(default_factory=dict[str, ActiveCall], init=False)
+    calls: dict[str, ActiveCall] = field(default_factory=_dict, init=False)
     """The calls under way, by their ids."""
-    requirements: dict[str, RunRequirement] = field(default_factory=dict[str, RunRequirement], init=False)
+    requirements: dict[str, RunRequirement] = field(default_factory=_dict, init=False)
     """What the calls that are due have waited for, by their ids."""
-    asked: dict[str, None] = field(default_factory=dict[str, None], init=False)
+    asked: dict[str, None] = field(default_factory=_dict, init=False)
     """The ids of all requirements that it ever had."""
     inbox: Inbox = field(default_factory=Inbox, init=False)
-    spent: dict[str, int] = field(default_factory=dict[str, int], init=False)
+    spent: dict[str, int] = field(default_factory=_dict, init=False)
     """What it and all below it have used of what `RunLimits` counts."""
     progress: Progress = field(default_factory=Progress, init=False)
     metrics: RunMetrics = field(default_factory=RunMetrics, init=False)
-    interrupted: dict[Work, None] = field(default_factory=dict[Work, None], init=False)
+    interrupted: dict[Work, None] = field(default_factory=_dict, init=False)
     """What was cut, each once, in its order."""
-    abandoned: list[Work] = field(default_factory=list[Work], init=False)
+    abandoned: list[Work] = field(default_factory=_list, init=False)
     error: BaseException | None = field(default=None, init=False)
 
     loop: EventLoop | None = field(default=None, init=False)
@@ -234,7 +236,7 @@ class Run:
     @property
     def halted(self) -> bool:
         """Whether this run may not ask its model again, since it or one above it was cancelled."""
-        return self.cancelling or self.drained
+        return self.attempt.urgency is not None or (self.parent is not None and self.parent.drained)
 
     @property
     def drained(self) -> bool:
