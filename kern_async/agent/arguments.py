@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from kern_async.run.trusted import trusted
 
 def slug(name: str | None) -> str:
     """The id that a name makes: in lower case, spaces and underscores as hyphens."""
-    return re.sub(r"[ _]", "-", name.lower()) if name else ""
+    return name.lower().replace(" ", "-").replace("_", "-") if name else ""
 
 
 def check_text(what: str, value: Any) -> None:
@@ -55,26 +54,26 @@ def check_count(what: str, value: Any, *, least: int = 0) -> None:
         raise ConfigurationError(f"{what} is {value!r}; it is a whole number >= {least}")
 
 
-def check_trim(value: Any) -> None:
+def check_trim(what: str, value: Any) -> None:
     """Refuse what is neither None nor a number of tokens nor a sync function."""
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - an object's method may be async
-        raise ConfigurationError(f"trim_history is {value!r}, which is async; it is a plain function")
+        raise ConfigurationError(f"{what} is {value!r}, which is async; it is a plain function")
     if not callable(value):
-        check_count("trim_history", value)
+        check_count(what, value)
 
 
-def check_db(value: Any) -> None:
+def check_db(what: str, value: Any) -> None:
     """Refuse what is neither None nor a database."""
     if value is not None and not isinstance(value, BaseDb):
         raise ConfigurationError(
-            f"db is {value!r}; give a database, such as SqliteDb(db_file='runs.db'), PostgresDb(db_url=...) or InMemoryDb()"
+            f"{what} is {value!r}; give a database, such as SqliteDb(db_file='runs.db'), PostgresDb(db_url=...) or InMemoryDb()"
         )
 
 
-def check_checkpoint(value: Any) -> None:
+def check_checkpoint(what: str, value: Any) -> None:
     """Refuse what is none of the reference's words."""
     if value not in (None, "runs", "tool-batch"):
-        raise ConfigurationError(f"checkpoint is {value!r}; it is 'runs' or 'tool-batch', or None")
+        raise ConfigurationError(f"{what} is {value!r}; it is 'runs' or 'tool-batch', or None")
 
 
 def check_json(what: str, values: Mapping[str, Any]) -> None:
@@ -120,10 +119,10 @@ def check_hooks(what: str, value: Any) -> None:
         )
 
 
-def check_limits(value: Any) -> None:
+def check_limits(what: str, value: Any) -> None:
     """Refuse what is neither None nor `RunLimits`."""
     if value is not None and not isinstance(value, RunLimits):
-        raise ConfigurationError(f"limits is {value!r}; it is a RunLimits(model_requests=..., ...), or None")
+        raise ConfigurationError(f"{what} is {value!r}; it is a RunLimits(model_requests=..., ...), or None")
 
 
 def check_named(what: str, value: Any) -> None:
@@ -134,13 +133,11 @@ def check_named(what: str, value: Any) -> None:
         raise ConfigurationError(f"{what} is {value!r}; it is a dict whose keys are texts")
 
 
-def check_schema(value: Any) -> None:
+def check_schema(what: str, value: Any) -> None:
     """Refuse what is no output schema."""
     is_class = isinstance(value, type) and issubclass(value, BaseModel)
     if value is not None and not is_class and not isinstance(value, dict):
-        raise ConfigurationError(
-            f"output_schema is {value!r}; it is a pydantic class or a JSON schema as a dict"
-        )
+        raise ConfigurationError(f"{what} is {value!r}; it is a pydantic class or a JSON schema as a dict")
 
 
 def checked_input(value: Any) -> RunInput:

@@ -380,7 +380,7 @@ class Runnable(Settings, Sessions, Showing, Generic[EventT, OutputT]):
         limits: RunLimits | None = None,
     ) -> tuple[Run, bool]:
         check_background(self, background=background, stream=stream)
-        check_limits(limits)
+        check_limits("limits", limits)
         for what, text in (("run_id", run_id), ("session_id", session_id), ("user_id", user_id)):
             check_text(what, text)
         for what, named in (
@@ -395,7 +395,7 @@ class Runnable(Settings, Sessions, Showing, Generic[EventT, OutputT]):
             check_id("user_id", user_id or self.user_id)
             check_json("session_state", {**(self.session_state or {}), **(session_state or {})})
             check_json("metadata", {**(self.metadata or {}), **(metadata or {})})
-        check_schema(output_schema)
+        check_schema("output_schema", output_schema)
         check_seconds("timeout", timeout)
         self.check()
         for each in self.everybody():

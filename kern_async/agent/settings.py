@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
 from kern_async.db.database import BaseDb
@@ -12,6 +13,7 @@ from kern_async.engine.history import TrimHook
 from kern_async.engine.plan import Hook, RunHook
 from kern_async.exceptions import ConfigurationError
 from kern_async.models.base import Model
+from kern_async.run.data import new_dict
 from kern_async.run.limits import RunLimits
 from kern_async.run.message import Message
 from kern_async.tools import Function, Toolkit
@@ -126,37 +128,21 @@ class Settings:
     telemetry: InitVar[bool] = False
 
     _functions: dict[str, Function] | None = field(default=None, init=False)
-    _sessions: dict[str | None, str] = field(default_factory=dict[str | None, str], init=False)
+    _sessions: dict[str | None, str] = field(default_factory=new_dict, init=False)
     """With a `db`: the session of each user who names none."""
 
     def __post_init__(self, telemetry: bool) -> None:
-        check_text("name", self.name)
-        check_text("id", self.id or None)
+        for several in _SEVERAL:
+            if getattr(self, several) is None:  # as the reference's default is
+                setattr(self, several, ())
+        for what, (default, check) in _CHECKS.items():
+            if (value := getattr(self, what)) is not default:
+                check(what, value)
         self.id = self.id or slug(self.name) or f"{self._kind}-{uuid.uuid4().hex[:8]}"
         if self.model is not None and not isinstance(cast(Any, self.model), Model):
             raise ConfigurationError(
                 f"model of {self} is {self.model!r}; give an object such as OpenAIResponses(id='gpt-5.2')"
             )
-        check_seconds("timeout", self.timeout)
-        check_seconds("cancel_grace", self.cancel_grace, zero=True)
-        check_seconds("delay_between_retries", self.delay_between_retries, zero=True)
-        check_count("retries", self.retries)
-        check_count("tool_call_limit", self.tool_call_limit)
-        check_schema(self.output_schema)
-        for named in ("session_state", "dependencies", "metadata"):
-            check_named(named, getattr(self, named))
-        check_limits(self.limits)
-        for several in ("tools", "tool_hooks", "pre_hooks", "post_hooks"):
-            if getattr(self, several) is None:  # as the reference's default is
-                setattr(self, several, ())
-        for hooks in ("tool_hooks", "pre_hooks", "post_hooks"):
-            check_hooks(hooks, getattr(self, hooks))
-        collect(self.tools)  # to say at once what is wrong with them; they may still be added to
-        check_count("num_history_runs", self.num_history_runs, least=1)
-        check_trim(self.trim_history)
-        check_seconds("store_timeout", self.store_timeout)
-        check_db(self.db)
-        check_checkpoint(self.checkpoint)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(id={self.id!r})"
@@ -188,3 +174,31 @@ class Settings:
         if self.db is None:
             return uuid.uuid4().hex
         return self._sessions.setdefault(user_id, uuid.uuid4().hex)
+
+
+def _collectable(_what: str, tools: Any) -> None:
+    collect(tools)  # to say at once what is wrong with them; they may still be added to
+
+
+_SEVERAL = ("tools", "tool_hooks", "pre_hooks", "post_hooks")
+
+# With the defaults, which need no check: most agents give few of them.
+_CHECKS: dict[str, tuple[Any, Callable[[str, Any], None]]] = {
+    what: (getattr(Settings, what), check)
+    for check, names in (
+        (check_text, ("name", "id")),
+        (check_seconds, ("timeout", "store_timeout")),
+        (partial(check_seconds, zero=True), ("cancel_grace", "delay_between_retries")),
+        (check_count, ("retries", "tool_call_limit")),
+        (partial(check_count, least=1), ("num_history_runs",)),
+        (check_schema, ("output_schema",)),
+        (check_named, ("session_state", "dependencies", "metadata")),
+        (check_limits, ("limits",)),
+        (check_hooks, ("tool_hooks", "pre_hooks", "post_hooks")),
+        (_collectable, ("tools",)),
+        (check_trim, ("trim_history",)),
+        (check_db, ("db",)),
+        (check_checkpoint, ("checkpoint",)),
+    )
+    for what in names
+}

@@ -14,7 +14,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
@@ -31,6 +31,7 @@ from kern_async.run.base import (
     Work,
 )
 from kern_async.run.context import RunContext
+from kern_async.run.data import new_dict, new_list
 from kern_async.run.limits import RunLimits
 from kern_async.run.message import Message, ToolCall, now
 from kern_async.run.requirement import RunRequirement
@@ -60,10 +61,6 @@ if TYPE_CHECKING:
 
 BLOCKED_AFTER = 0.25
 """Seconds that an event loop may take to hear of a cancel before that is logged."""
-
-# `list[int]()`, say, takes ten times as long as `list()`, and a run has some twenty.
-_list = cast("Callable[[], list[Any]]", list)
-_dict = cast("Callable[[], dict[Any, Any]]", dict)
 
 current_run: ContextVar[Run | None] = ContextVar("kern_async_run", default=None)
 """The run whose code is executing."""
@@ -98,13 +95,13 @@ class Run:
     """What it is to do, see `execute.Body`."""
     keeper: Keeper | None = None
     """Its tree's way into a database, if it has one."""
-    earlier_events: list[BaseEvent] = field(default_factory=_list, init=False)
+    earlier_events: list[BaseEvent] = field(default_factory=new_list, init=False)
     """Its events of attempts that another log had, if it keeps them."""
     place: tuple[int, str] | None = None
     """Which of its team's calls it was begun for, by its index, and which part of that; -1: none."""
-    history: list[list[Message]] = field(default_factory=_list)
+    history: list[list[Message]] = field(default_factory=new_list)
     """Its owner's earlier turns, see `history.turns_of`."""
-    team_history: list[BaseOutput] = field(default_factory=_list)
+    team_history: list[BaseOutput] = field(default_factory=new_list)
     """What earlier root runs of its team left."""
     background: bool = False
     """Whether nobody waits for it, so that it waits for its turn among those."""
@@ -116,33 +113,33 @@ class Run:
     """The fields that all its events have."""
     content_name: str = field(init=False)
     """The name of the events that say a piece of its answer."""
-    children: list[Run] = field(default_factory=_list, init=False)
+    children: list[Run] = field(default_factory=new_list, init=False)
     index: int = field(default=0, init=False)
     """Its place among its team's."""
-    messages: list[Message] = field(default_factory=_list, init=False)
-    text: list[str] = field(default_factory=_list, init=False)
-    reasoning: list[str] = field(default_factory=_list, init=False)
+    messages: list[Message] = field(default_factory=new_list, init=False)
+    text: list[str] = field(default_factory=new_list, init=False)
+    reasoning: list[str] = field(default_factory=new_list, init=False)
     final: Any = field(default=UNSET, init=False)
     """The content of a completed run where it is not the text: a parsed schema, or what a post-hook made."""
-    opened: dict[object, Callable[[], None]] = field(default_factory=_dict, init=False)
+    opened: dict[object, Callable[[], None]] = field(default_factory=new_dict, init=False)
     """What closes the requests and calls under way, for a run that will not execute again to close them."""
-    tools: list[ToolExecution] = field(default_factory=_list, init=False)
-    due: list[ToolCall] = field(default_factory=_list, init=False)
+    tools: list[ToolExecution] = field(default_factory=new_list, init=False)
+    due: list[ToolCall] = field(default_factory=new_list, init=False)
     """The calls of the latest turn that have no answer yet."""
-    calls: dict[str, ActiveCall] = field(default_factory=_dict, init=False)
+    calls: dict[str, ActiveCall] = field(default_factory=new_dict, init=False)
     """The calls under way, by their ids."""
-    requirements: dict[str, RunRequirement] = field(default_factory=_dict, init=False)
+    requirements: dict[str, RunRequirement] = field(default_factory=new_dict, init=False)
     """What the calls that are due have waited for, by their ids."""
-    asked: dict[str, None] = field(default_factory=_dict, init=False)
+    asked: dict[str, None] = field(default_factory=new_dict, init=False)
     """The ids of all requirements that it ever had."""
     inbox: Inbox = field(default_factory=Inbox, init=False)
-    spent: dict[str, int] = field(default_factory=_dict, init=False)
+    spent: dict[str, int] = field(default_factory=new_dict, init=False)
     """What it and all below it have used of what `RunLimits` counts."""
     progress: Progress = field(default_factory=Progress, init=False)
     metrics: RunMetrics = field(default_factory=RunMetrics, init=False)
-    interrupted: dict[Work, None] = field(default_factory=_dict, init=False)
+    interrupted: dict[Work, None] = field(default_factory=new_dict, init=False)
     """What was cut, each once, in its order."""
-    abandoned: list[Work] = field(default_factory=_list, init=False)
+    abandoned: list[Work] = field(default_factory=new_list, init=False)
     error: BaseException | None = field(default=None, init=False)
 
     loop: EventLoop | None = field(default=None, init=False)

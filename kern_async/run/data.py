@@ -7,6 +7,9 @@ whichever thread is first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -20,3 +23,8 @@ class FrozenData(BaseModel, frozen=True):
     """The same, and its fields cannot be set."""
 
     model_config = ConfigDict(defer_build=True)
+
+
+# For a `default_factory` where time counts: `list[int]()`, say, takes ten times as long as `list()`.
+new_list = cast("Callable[[], list[Any]]", list)
+new_dict = cast("Callable[[], dict[Any, Any]]", dict)
