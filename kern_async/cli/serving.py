@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 
-import structlog
-
 from kern_async.agent import Agent
 from kern_async.agent.printing import printable
 from kern_async.exceptions import KernError
+from kern_async.observe import structlog_is_configured
 from kern_async.os import AgentOS
 from kern_async.team import Team
 
@@ -53,7 +52,7 @@ class _OneLine(logging.Formatter):
 
 def _log_to_stderr() -> None:
     ours = logging.getLogger("kern_async")
-    if structlog.is_configured() or ours.handlers or logging.getLogger().handlers:
+    if structlog_is_configured() or ours.handlers or logging.getLogger().handlers:
         return
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
