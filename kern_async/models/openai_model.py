@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import abstractmethod
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -100,18 +99,15 @@ class OpenAIModel(Model):
                 ) from error
         return self._body(request)
 
-    @asynccontextmanager
-    async def _lent_client(self) -> AsyncGenerator[openai.AsyncOpenAI]:
+    def _lent_client(self) -> AbstractAsyncContextManager[openai.AsyncOpenAI]:
         if self.client is not None:
-            yield self.client
-        elif self.http_client is not None:
-            endpoint = self._endpoint()
-            if self._wrapped is None or self._wrapped[:2] != (endpoint, self.http_client):
-                self._wrapped = (endpoint, self.http_client, endpoint.client(self.http_client))
-            yield self._wrapped[2]
-        else:
-            async with client_for(self._endpoint()) as client:
-                yield client
+            return nullcontext(self.client)
+        endpoint = self._endpoint()
+        if self.http_client is None:
+            return client_for(endpoint)
+        if self._wrapped is None or self._wrapped[:2] != (endpoint, self.http_client):
+            self._wrapped = (endpoint, self.http_client, endpoint.client(self.http_client))
+        return nullcontext(self._wrapped[2])
 
     def _endpoint(self) -> Endpoint:
         base_url = self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL
